@@ -1,0 +1,24 @@
+"""Image sources behind one interface, ``Images``: uint8 batches whose order is a pure function of (seed, position)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from poise.data.digits import StackedDigits
+from poise.registry import Builders
+
+
+class Images(Protocol):
+    """What the trainer and the metrics ask of a source."""
+
+    num_classes: int
+    resolution: int
+
+    def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """Images number ``start`` to ``start + size``: uint8 (size, 3, H, W) and int64 labels (size,)."""
+        ...
+
+
+SOURCES: Builders[Images] = Builders("data", {"stacked-digits": StackedDigits})

@@ -1,0 +1,118 @@
+"""The standard CNN pair of Miyato et al. 2018, table 3 (also the one Lin et al. 2021 use).
+
+Generator: linear to M_g × M_g, transposed convolutions 4×4 stride 2 that halve the channels, each with batch norm and
+ReLU, then 3×3 to RGB and tanh. Discriminator: 3×3 and 4×4 stride 2 convolutions in turn, leaky ReLU 0.1, linear to one
+logit. The discriminator has no normalization of its own: put one on with ``poise.normalize``.
+
+==========  ====  ======  ==============================
+resolution  M_g   stages  where
+==========  ====  ======  ==============================
+16          4     2       stacked digits
+32          4     3       the paper's CIFAR-10
+48          6     3       the paper's STL-10
+16·k, k≥3   2·k   3       by the same rule
+==========  ====  ======  ==============================
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _stages(resolution: int) -> int:
+    if resolution < 16 or resolution % 16:
+        below = max(16, resolution // 16 * 16)
+        raise ValueError(
+            f"resolution is {resolution}; sngan-cnn has every multiple of 16 pixels: nearest {below} or {below + 16}"
+        )
+    return 2 if resolution == 16 else 3
+
+
+def _positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+
+
+class SnganCnnGenerator(nn.Module):
+    """``G(z) → images``: latents (n, latent_dim) to images (n, 3, resolution, resolution) in [−1, 1].
+
+    Args:
+        resolution: image height and width in pixels, a multiple of 16.
+        width: channels at full resolution (64 in the paper); doubled with every stage below it.
+        latent_dim: length of z.
+    """
+
+    num_classes = 0
+
+    def __init__(self, resolution: int = 32, width: int = 64, latent_dim: int = 128) -> None:
+        super().__init__()
+        stages = _stages(resolution)
+        _positive(width=width, latent_dim=latent_dim)
+        self.resolution, self.latent_dim = resolution, latent_dim
+        self.base = resolution >> stages
+        channels = [width << stage for stage in range(stages, -1, -1)]
+        self.linear = nn.Linear(latent_dim, self.base**2 * channels[0])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        self.deconvs = nn.ModuleList(
+            nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1) for wide, narrow in itertools.pairwise(channels)
+        )
+        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"latents have shape {tuple(z.shape)}; this generator takes (n, {self.latent_dim})")
+        if y is not None:
+            raise ValueError("labels were given to a generator without classes (num_classes 0); leave y out")
+        h = self.linear(z).unflatten(1, (-1, self.base, self.base))
+        h = h.contiguous(memory_format=torch.channels_last)
+        h = F.relu(self.norms[0](h))
+        for deconv, norm in zip(self.deconvs, self.norms[1:], strict=True):
+            h = F.relu(norm(deconv(h)))
+        return torch.tanh(self.to_rgb(h))
+
+
+class SnganCnnDiscriminator(nn.Module):
+    """``D(x) → logits``: images (n, 3, resolution, resolution) in [−1, 1] to logits (n,).
+
+    Takes the generator's resolution and width.
+    """
+
+    num_classes = 0
+
+    def __init__(self, resolution: int = 32, width: int = 64) -> None:
+        super().__init__()
+        stages = _stages(resolution)
+        _positive(width=width)
+        self.resolution = resolution
+        layers = [nn.Conv2d(3, width, 3, padding=1)]
+        for stage in range(stages):
+            narrow, wide = width << stage, width << (stage + 1)
+            layers += [nn.Conv2d(narrow, narrow, 4, stride=2, padding=1), nn.Conv2d(narrow, wide, 3, padding=1)]
+        self.convs = nn.ModuleList(layers)
+        self.linear = nn.Linear((width << stages) * (resolution >> stages) ** 2, 1)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if x.ndim != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
+            expected = f"(n, 3, {self.resolution}, {self.resolution})"
+            raise ValueError(f"images have shape {tuple(x.shape)}; this discriminator takes {expected}")
+        if y is not None:
+            raise ValueError("labels were given to a discriminator without classes (num_classes 0); leave y out")
+        h = x
+        for conv in self.convs:
+            h = F.leaky_relu(conv(h), 0.1)
+        return self.linear(h.flatten(1)).squeeze(1)
+
+
+def sngan_cnn(
+    resolution: int = 32, width: int = 64, latent_dim: int = 128
+) -> tuple[SnganCnnGenerator, SnganCnnDiscriminator]:
+    """Standard CNN of Miyato et al. 2018, table 3: resolutions 16 and up in multiples of 16.
+
+    Raises ValueError for any other resolution, or a size below 1.
+    """
+    return SnganCnnGenerator(resolution, width, latent_dim), SnganCnnDiscriminator(resolution, width)

@@ -1,0 +1,84 @@
+"""Random numbers that are a pure function of (seed, stream, position).
+
+A counter-based generator: the value at a position is a hash of that position, never of what was drawn before it. So
+sample i is the same whatever the batch size, a resumed run continues without any saved generator state, and a run
+split over processes sees the numbers of the undivided one.
+
+The hash is SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014; Stafford's variant 13), computed on the CPU in
+wrapping int64 arithmetic, so that every device is given the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: SplitMix64's step between counters
+_MASK64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits as ``value``."""
+    value &= _MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's ``>>`` on int64 copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finalizer on an int64 tensor."""
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def _mix_int(x: int) -> int:
+    x &= _MASK64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return x ^ (x >> 31)
+
+
+def bits(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
+    """64 hashed bits for each position and column.
+
+    Args:
+        seed: any integer.
+        stream: name of what is drawn ("latent", "digits", …); different names are independent.
+        positions: int64, shape (n,), each ≥ 0: the running numbers of the samples.
+        width: numbers wanted for each position.
+
+    Returns:
+        int64, shape (n, width), on the CPU.
+    """
+    key = _signed(_mix_int(seed * _GOLDEN + _mix_int(zlib.crc32(stream.encode()))))
+    rows = _mix(positions.cpu().to(torch.int64) * _signed(_GOLDEN) + key)
+    columns = torch.arange(1, width + 1, dtype=torch.int64) * _signed(_GOLDEN)
+    return _mix(rows[:, None] + columns[None, :])
+
+
+def uniform(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
+    """Uniform numbers in the open interval (0, 1): float32, shape (n, width)."""
+    return _shift_right(bits(seed, stream, positions, width), 40).float().add_(0.5).mul_(2.0**-24)
+
+
+def integers(seed: int, stream: str, positions: Tensor, width: int, high: int) -> Tensor:
+    """Uniform integers in [0, high): int64, shape (n, width). Raises ValueError if ``high`` < 1."""
+    if high < 1:
+        raise ValueError(f"high is {high}; there must be at least 1 value to draw from")
+    return _shift_right(bits(seed, stream, positions, width), 1) % high
+
+
+def normal(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
+    """Standard normal numbers by Box and Muller's transform: float32, shape (n, width)."""
+    half = (width + 1) // 2
+    u = uniform(seed, stream, positions, 2 * half)
+    radius = u[:, :half].log().mul_(-2.0).sqrt_()
+    angle = u[:, half:].mul(2.0 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :width].contiguous()
