@@ -1,1 +1,4 @@
-"""poise: generative adversarial networks that train stably. ``import poise`` needs torch alone; the rest loads on use."""
+"""poise: generative adversarial networks that train stably.
+
+``import poise`` needs torch alone and stays quick; the trainer, the metrics and the report load on first use.
+"""

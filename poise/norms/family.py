@@ -16,6 +16,11 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMALIZED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Embedding)
 
 
+def out_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's weight that counts its output units."""
+    return 1 if isinstance(layer, _TRANSPOSED) else 0
+
+
 def none(weight: Tensor, out_dim: int) -> None:
     """``W`` as it is: the baseline of every paper."""
 
@@ -55,8 +60,7 @@ def normalize(module: nn.Module, norm: str = "bssn", **options: Any) -> nn.Modul
                 f"layer {name or type(layer).__name__!r} is normalized already; poise.denormalize it first"
             )
     for _, layer in layers:
-        out_dim = 1 if isinstance(layer, _TRANSPOSED) else 0
-        parametrization = NORMS.build(norm, layer.weight, out_dim, **options)
+        parametrization = NORMS.build(norm, layer.weight, out_dim(layer), **options)
         assert parametrization is not None
         # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
         parametrize.register_parametrization(layer, "weight", parametrization, unsafe=True)
@@ -67,7 +71,7 @@ def normalized_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, Spect
     """Name, layer and parametrization of every weight normalized here."""
     for name, layer in module.named_modules():
         if parametrize.is_parametrized(layer, "weight"):
-            steps = layer.parametrizations.get_submodule("weight")  # type: ignore[union-attr]
+            steps = layer.parametrizations.get_submodule("weight")
             for step in steps.children():
                 if isinstance(step, SpectralNorm):
                     yield name, layer, step

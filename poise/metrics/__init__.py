@@ -1,0 +1,17 @@
+"""Judging a generator: mode coverage, class score and Fréchet distance, each named for what it is."""
+
+from poise.metrics.classes import ClassScore, mode_kl, modes_covered
+from poise.metrics.evaluation import MEASURES, Evaluation, Measure, evaluate
+from poise.metrics.frechet import GaussianStatistics, frechet_distance
+
+__all__ = [
+    "MEASURES",
+    "ClassScore",
+    "Evaluation",
+    "GaussianStatistics",
+    "Measure",
+    "evaluate",
+    "frechet_distance",
+    "mode_kl",
+    "modes_covered",
+]

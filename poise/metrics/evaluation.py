@@ -1,0 +1,145 @@
+"""Judging a generator against a data source: which measures there are, and one call that takes them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poise.data import Images
+from poise.data.digits import StackedDigits
+from poise.metrics.classes import ClassScore, mode_kl, modes_covered
+from poise.metrics.digits_classifier import FEATURES, digits_classifier
+from poise.metrics.frechet import GaussianStatistics, frechet_distance
+from poise.sampling import Sampler, to_float
+
+BATCH = 1000  # images judged at once
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a figure is: its unit and whether more is better."""
+
+    unit: str
+    better: str
+
+
+MEASURES = {
+    "modes": Measure("of 1000", "higher"),
+    "kl": Measure("nats", "lower"),
+    "score_digits": Measure("classes, 1 to 1000", "higher"),
+    "fd_digits": Measure("squared feature units", "lower"),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one judgement and how they were come by."""
+
+    values: dict[str, float]
+    samples: int
+    seed: int
+    extractor: str
+    seconds: float
+    reference: dict[str, float] = field(default_factory=dict)
+    """what as many images of the held-out split score"""
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in ``evaluation.json``."""
+        metrics = {}
+        for name, value in self.values.items():
+            entry = {"value": value, "unit": MEASURES[name].unit, "better": MEASURES[name].better}
+            if name in self.reference:
+                entry["reference"] = self.reference[name]
+            metrics[name] = entry
+        return {
+            "samples": self.samples,
+            "seed": self.seed,
+            "extractor": self.extractor,
+            "seconds": round(self.seconds, 3),
+            "metrics": metrics,
+        }
+
+
+def evaluate(
+    sampler: Sampler, data: Images, samples: int = 10_000, seed: int = 0, with_reference: bool = False
+) -> Evaluation:
+    """Judge a generator by every measure its data source has.
+
+    Args:
+        sampler: the generator.
+        data: the source it was trained on.
+        samples: images drawn, at least 2.
+        seed: which images.
+        with_reference: judge as many held-out real images too.
+
+    Raises:
+        ValueError: fewer than 2 samples, or a source that has no judge.
+    """
+    if samples < 2:
+        raise ValueError(f"samples is {samples}; a judgement needs at least 2 images")
+    if not isinstance(data, StackedDigits):
+        raise ValueError(f"no judge for {type(data).__name__}; there is one for StackedDigits")
+    started = time.perf_counter()
+    values = judge_stacked_digits(_drawn(sampler, samples, seed), data)
+    reference = {}
+    if with_reference:
+        held_out = StackedDigits("test", data.resolution, seed)
+        real = (held_out.batch(first, size)[0] for first, size in _spans(samples))
+        reference = judge_stacked_digits(real, data)
+    return Evaluation(values, samples, seed, "digits-classifier", time.perf_counter() - started, reference)
+
+
+@torch.no_grad()
+def judge_stacked_digits(batches: Iterator[Tensor], data: StackedDigits) -> dict[str, float]:
+    """Modes covered, KL, Inception-style score and Fréchet distance of stacked digits (Metz et al. 2017).
+
+    Args:
+        batches: uint8 images (n, 3, R, R).
+        data: the source whose modes and statistics are the measure.
+    """
+    classifier = digits_classifier(data.resolution)
+    counts = torch.zeros(1000, dtype=torch.int64)
+    score = ClassScore(1000)
+    fitted = GaussianStatistics(3 * FEATURES)
+    for images in batches:
+        features, logits = _by_plane(classifier, images)
+        digit = logits.argmax(2)
+        counts += torch.bincount(digit @ torch.tensor([100, 10, 1]), minlength=1000)
+        p = logits.softmax(2)
+        score.add(torch.einsum("nr,ng,nb->nrgb", p[:, 0], p[:, 1], p[:, 2]).flatten(1))
+        fitted.add(features)
+    return {
+        "modes": modes_covered(counts),
+        "kl": mode_kl(counts, data.mode_distribution()),
+        "score_digits": score.value,
+        "fd_digits": frechet_distance(fitted.mean, fitted.covariance, *_exact_statistics(classifier, data)),
+    }
+
+
+def _by_plane(classifier: Callable[[Tensor], tuple[Tensor, Tensor]], images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (n, 3·64) and logits (n, 3, 10) of stacked images."""
+    features, logits = classifier(to_float(images.contiguous()).flatten(0, 1).unsqueeze(1))
+    return features.unflatten(0, (-1, 3)).flatten(1), logits.unflatten(0, (-1, 3))
+
+
+def _exact_statistics(
+    classifier: Callable[[Tensor], tuple[Tensor, Tensor]], data: StackedDigits
+) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of all stacks' features: the planes are independent, so no sampling is needed."""
+    single = classifier(to_float(data.planes[:, None]))[0].double()
+    return single.mean(0).repeat(3), torch.block_diag(*[single.T.cov(correction=0)] * 3)
+
+
+def _drawn(sampler: Sampler, samples: int, seed: int) -> Iterator[Tensor]:
+    for first, size in _spans(samples):
+        yield sampler.sample(size, seed=seed, start=first).permute(0, 3, 1, 2)
+
+
+def _spans(samples: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, samples, BATCH):
+        yield first, min(BATCH, samples - first)

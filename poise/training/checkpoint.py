@@ -1,0 +1,155 @@
+"""Checkpoints: whole or not there at all.
+
+``checkpoints/step-N/`` holds ``generator.safetensors``, ``discriminator.safetensors``, ``ema.safetensors``,
+``optimizers.pt`` (optimizer and random state) and ``state.json`` (counters and a SHA-256 of every other file). It is
+written under a temporary name, flushed to disk and renamed; the one before it is kept. Nothing is ever unpickled but
+through torch's ``weights_only``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+NETWORKS = ("generator", "discriminator", "ema")
+KEPT = 2
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names the file, what is wrong, and what remains usable."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    """generator updates done"""
+    images: int = 0
+    """real images shown to the discriminator"""
+    seconds: float = 0.0
+    """wall time spent, over all sittings"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved: state dicts of the networks, the optimizers' and the random state, and the progress."""
+
+    networks: dict[str, dict[str, Tensor]]
+    optimizers: dict[str, Any]
+    progress: Progress
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write ``folder/step-N`` whole, then drop all but the newest two. Returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{checkpoint.progress.step}"
+    unfinished = folder / f".{final.name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    for name, tensors in checkpoint.networks.items():
+        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(contiguous, unfinished / f"{name}.safetensors")
+    torch.save(checkpoint.optimizers, unfinished / "optimizers.pt")
+    sums = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
+    state = {**asdict(checkpoint.progress), "sha256": sums}
+    (unfinished / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for path in unfinished.iterdir():
+        _flush(path)
+    _flush(unfinished)
+    if final.exists():
+        shutil.rmtree(final)
+    unfinished.rename(final)
+    _flush(folder)
+    for old in steps(folder)[:-KEPT]:
+        shutil.rmtree(folder / f"step-{old}")
+    return final
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    names = [path.name.removeprefix("step-") for path in folder.iterdir() if path.name.startswith("step-")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def check(path: Path) -> Progress:
+    """Read a checkpoint's progress after comparing every file with its checksum.
+
+    Raises:
+        CheckpointError: a file is missing or damaged; the message names it.
+    """
+    state_path = path / "state.json"
+    try:
+        state = json.loads(state_path.read_text(encoding="utf-8"))
+        sums, progress = state.pop("sha256"), Progress(**state)
+    except FileNotFoundError:
+        raise CheckpointError(f"{state_path} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{state_path} is damaged") from None
+    for name, wanted in sums.items():
+        try:
+            found = _sha256(path / name)
+        except OSError:
+            raise CheckpointError(f"{path / name} is missing") from None
+        if found != wanted:
+            raise CheckpointError(f"{path / name} is damaged: its checksum differs from the one in state.json")
+    return progress
+
+
+def newest(folder: Path) -> tuple[Path, list[str]]:
+    """The newest whole checkpoint, and a line for each newer one that was passed over.
+
+    Raises:
+        CheckpointError: there is none; the message says what is wrong with each.
+    """
+    complaints: list[str] = []
+    for step in reversed(steps(folder)):
+        path = folder / f"step-{step}"
+        try:
+            check(path)
+        except CheckpointError as error:
+            complaints.append(str(error))
+            continue
+        return path, [f"{complaint}; using {path.name}" for complaint in complaints]
+    found = "; ".join(complaints) or f"{folder} holds no checkpoint"
+    raise CheckpointError(
+        f"{found}; no checkpoint is usable, the recipe, metrics and samples beside it still are: "
+        "train again with --overwrite or into another --out"
+    )
+
+
+def load_network(path: Path, name: str) -> dict[str, Tensor]:
+    """State dict of one network ("generator", "discriminator", "ema") of a checkpoint that ``newest`` gave."""
+    return load_file(path / f"{name}.safetensors")
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint whole, after ``check``."""
+    progress = check(path)
+    networks = {name: load_network(path, name) for name in NETWORKS}
+    optimizers = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(networks, optimizers, progress)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

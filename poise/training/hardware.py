@@ -1,0 +1,46 @@
+"""Which device and arithmetic a run gets, chosen once and said."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device asked for; "auto" is the first accelerator, else the CPU. Raises ValueError if it is not there."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if wanted == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        here = f"cpu and {accelerator}" if accelerator else "cpu"
+        raise ValueError(f"device: given {wanted!r}; allowed here: auto, {here}") from None
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Resolve "auto": bf16 where the device multiplies it natively (AVX512-BF16, AMX, CUDA from sm_80), else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        return "bf16" if cpu_has_bf16() else "fp32"
+    return "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor has bf16 dot products: AVX512-BF16 or AMX."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def describe(device: torch.device) -> str:
+    """The processor's name, with its thread count for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return device.type

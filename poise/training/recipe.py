@@ -1,0 +1,235 @@
+"""Recipes: what to train, typed, checked, and written beside every run.
+
+A recipe is YAML; any field can be overridden by its dotted name (``model.width=32``). Reading a file, a command line's
+flags and a dictionary all go through ``Recipe.parse``, so there is one set of rules and one wording of errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
+
+from poise.data import SOURCES
+from poise.losses import LOSSES
+from poise.models import MODELS
+from poise.norms import NORMS
+from poise.registry import Builders, Registry, nearest
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message is one line: the field, what was given, what is allowed."""
+
+
+class Section(BaseModel):
+    """A group of fields; unknown ones are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Choice(Section):
+    """Something chosen by name from a registry, its options beside the name: ``{name: sngan-cnn, width: 32}``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """which one"""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    def checked(self, registry: Builders[Any], field: str) -> Choice:
+        """This choice with its options known to the entry and of the types its signature asks for."""
+        try:
+            registry.check(self.name, self.options)
+        except ValueError as error:
+            raise RecipeError(f"{field}: {error}") from None
+        typed = {}
+        for option, value in self.options.items():
+            annotation = registry.options(self.name)[option].annotation
+            try:
+                typed[option] = TypeAdapter(annotation).validate_python(value)
+            except ValidationError as error:
+                raise RecipeError(_sentence(f"{field}.{option}", error)) from None
+        return Choice(name=self.name, **typed)
+
+
+class Adam(Section):
+    """Adam's settings for one network."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    """learning rate α, per step"""
+    beta1: Probability = 0.5
+    """decay of the mean of gradients, in [0, 1)"""
+    beta2: Probability = 0.999
+    """decay of the mean of squared gradients, in [0, 1)"""
+
+
+class Recipe(Section):
+    """One training, whole: data, networks, losses, optimizers, cadences, seed."""
+
+    name: str = "custom"
+    """what the recipe is called"""
+    data: Choice = Choice(name="stacked-digits")
+    """image source; options are the source's own (resolution in pixels)"""
+    model: Choice = Choice(name="sngan-cnn")
+    """architecture; options are its own (resolution in pixels, width in channels, latent_dim)"""
+    d_norm: Choice = Choice(name="bssn")
+    """weight normalization of the discriminator; options are the norm's own (scale, unitless)"""
+    loss: str = "non-saturating"
+    """adversarial loss: non-saturating, hinge or wasserstein"""
+    g_optimizer: Adam = Adam()
+    """the generator's optimizer"""
+    d_optimizer: Adam = Adam()
+    """the discriminator's optimizer"""
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """learning rates over the run: constant, or linear decay to 0 at the last step"""
+    steps: PositiveInt = 10_000
+    """generator updates in the whole run"""
+    n_dis: PositiveInt = 1
+    """discriminator updates per generator update"""
+    batch_size: PositiveInt = 64
+    """images per update, of each network"""
+    ema_half_life: Annotated[float, Field(gt=0)] = 500.0
+    """steps after which a generator weight counts half in its exponential moving average"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """seed of the initial weights, the order of the data and all latents"""
+    device: str = "auto"
+    """where to compute: auto (the first accelerator, else cpu), cpu, cuda, cuda:1, mps"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """arithmetic of the networks: fp32, bf16 autocast, or auto (bf16 where the processor has it)"""
+    log_every: PositiveInt = 50
+    """steps between lines of metrics.jsonl"""
+    sample_every: PositiveInt = 1_000
+    """steps between sample grids"""
+    checkpoint_every: PositiveInt = 1_000
+    """steps between checkpoints; the last two are kept"""
+    evaluate_every: PositiveInt = 1_000
+    """steps between judgements of the EMA generator; the last step is always judged"""
+    evaluation_samples: Annotated[int, Field(ge=2)] = 10_000
+    """images made for each judgement"""
+    versions: dict[str, str] = {}
+    """what the run was made with; written into a run's recipe, without effect when read"""
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Recipe:
+        for field, registry in _REGISTRIES.items():
+            choice = getattr(self, field)
+            object.__setattr__(self, field, choice.checked(registry, field))
+        _known("loss", self.loss, LOSSES)
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+        """A recipe from nested values, with dotted overrides (``{"model.width": "32"}``) laid over them.
+
+        Raises:
+            RecipeError: unknown field (with the nearest known one), wrong type or out of range.
+        """
+        merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+        for dotted, value in (overrides or {}).items():
+            _override(merged, dotted, value)
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise RecipeError(_sentence("", error)) from None
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+        """The shipped recipe of that name, or the recipe in that YAML file. Raises RecipeError as ``parse`` does."""
+        text = _read(source)
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise RecipeError(f"{source} holds {type(values).__name__}; a recipe is a mapping of fields to values")
+        return cls.parse(values, overrides)
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that ``load`` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+_REGISTRIES: dict[str, Builders[Any]] = {"data": SOURCES, "model": MODELS, "d_norm": NORMS}
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with poise, by name."""
+    folder = Path(str(resources.files("poise"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def fields() -> Iterator[tuple[str, Any, str]]:
+    """Every field's dotted name, default and description, for ``--help``."""
+    for name, info in Recipe.model_fields.items():
+        default = info.get_default(call_default_factory=True)
+        if isinstance(default, Choice):
+            yield f"{name}.name", default.name, info.description or ""
+        elif isinstance(default, Section):
+            for inner, inner_info in type(default).model_fields.items():
+                yield f"{name}.{inner}", inner_info.default, f"{info.description}: {inner_info.description}"
+        elif name != "versions":
+            yield name, default, info.description or ""
+
+
+def _read(source: str | Path) -> str:
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)].read_text(encoding="utf-8")
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe file {path} cannot be read: {error}") from None
+    raise RecipeError(f"unknown recipe {str(source)!r}; {nearest(str(source), shipped)}")
+
+
+def _known(field: str, name: str, registry: Registry[Any]) -> None:
+    try:
+        registry[name]
+    except ValueError as error:
+        raise RecipeError(f"{field}: {error}") from None
+
+
+def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
+    head, _, rest = dotted.partition(".")
+    section = Recipe.model_fields.get(head)
+    if section is None or (rest and not isinstance(section.default, Section)):
+        raise RecipeError(f"unknown field {dotted!r}; {nearest(dotted, [name for name, _, _ in fields()])}")
+    if not isinstance(section.default, Section):
+        values[head] = value
+        return
+    current = values.setdefault(head, {})
+    if isinstance(section.default, Choice):
+        current.setdefault("name", section.default.name)
+        if rest in ("", "name"):  # another entry has other options
+            values[head] = current if current["name"] == value else {"name": value}
+            return
+    elif not rest:
+        raise RecipeError(
+            f"{head} is a group; set one of its fields: {nearest('', type(section.default).model_fields)}"
+        )
+    current[rest] = value
+
+
+def _sentence(prefix: str, error: ValidationError) -> str:
+    """Pydantic's findings in one line: the field, what was given, what is allowed."""
+    findings = []
+    for finding in error.errors(include_url=False):
+        field = ".".join([*filter(None, [prefix]), *map(str, finding["loc"])])
+        if finding["type"] == "extra_forbidden":
+            findings.append(f"unknown field {field!r}; {nearest(field, [name for name, _, _ in fields()])}")
+        elif finding["type"] == "value_error":
+            findings.append(str(finding["ctx"]["error"]))
+        else:
+            findings.append(f"{field}: given {finding['input']!r}; {finding['msg'][0].lower()}{finding['msg'][1:]}")
+    return "; ".join(findings)

@@ -1,0 +1,176 @@
+"""A run: one training and its folder.
+
+``recipe.yaml`` · ``metrics.jsonl`` · TensorBoard events in ``tensorboard/`` · ``samples/`` · ``checkpoints/`` ·
+``evaluation.json`` · ``diagnosis.json`` · ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from poise.data import SOURCES, Images
+from poise.models import create
+from poise.norms import normalize
+from poise.sampling import Sampler
+from poise.training import checkpoint
+from poise.training.hardware import choose_device
+from poise.training.recipe import Recipe, RecipeError
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message is one line and says what to do."""
+
+
+class Run:
+    """A run folder, read.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        RunError: it is not there or holds no run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "recipe.yaml").is_file():
+            what = "has no recipe.yaml" if self.path.is_dir() else "is no folder"
+            raise RunError(f"{self.path} is no run: it {what}")
+        try:
+            self.recipe = Recipe.load(self.path / "recipe.yaml")
+        except RecipeError as error:
+            raise RunError(f"{self.path / 'recipe.yaml'} is damaged: {error}") from None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+        return list(read_records(self.path / "metrics.jsonl"))
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The last judgement as kept in ``evaluation.json``, or None before the first."""
+        path = self.path / "evaluation.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def data(self) -> Images:
+        """The source the run was trained on."""
+        return SOURCES.build(self.recipe.data.name, **self.recipe.data.options, **_seeded(self.recipe))
+
+    def sampler(self, network: str = "ema", device: str = "auto") -> Sampler:
+        """The trained generator, from the newest whole checkpoint.
+
+        Args:
+            network: "ema" for the averaged weights, "generator" for the last ones.
+            device: as in a recipe.
+
+        Raises:
+            CheckpointError: none is usable. A damaged newer one is passed over with a warning.
+        """
+        path, complaints = checkpoint.newest(self.checkpoints)
+        for complaint in complaints:
+            warnings.warn(complaint, stacklevel=2)
+        generator, _ = create(self.recipe.model.name, **self.recipe.model.options)
+        generator.load_state_dict(checkpoint.load_network(path, network))
+        return Sampler(generator.to(choose_device(device)))
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Keep a judgement as ``evaluation.json``."""
+        write_text(self.path / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False))
+
+
+def load(path: str | Path, network: str = "ema", device: str = "auto") -> Sampler:
+    """The trained generator of a run: ``poise.load("runs/x").sample(64, seed=0)`` → uint8 (64, H, W, 3).
+
+    Args:
+        path: a run folder. network: "ema" or "generator". device: "auto", "cpu", "cuda" …
+
+    Raises:
+        RunError: no run there. CheckpointError: no usable checkpoint.
+    """
+    return Run(path).sampler(network, device)
+
+
+def build(recipe: Recipe) -> tuple[Any, Any, Images]:
+    """The recipe's (G, D, data), D normalized. Raises ValueError where they do not fit each other."""
+    data = SOURCES.build(recipe.data.name, **recipe.data.options, **_seeded(recipe))
+    generator, discriminator = create(recipe.model.name, **recipe.model.options)
+    if generator.resolution != data.resolution:
+        raise RecipeError(
+            f"model makes {generator.resolution} pixels, data has {data.resolution}: "
+            f"set model.resolution={data.resolution} or data.resolution={generator.resolution}"
+        )
+    normalize(discriminator, recipe.d_norm.name, **recipe.d_norm.options)
+    return generator, discriminator, data
+
+
+def _seeded(recipe: Recipe) -> dict[str, int]:
+    return {} if "seed" in recipe.data.options else {"seed": recipe.seed}
+
+
+def prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Make ``out`` ready for a new run, or make sure that it holds one to resume.
+
+    Raises:
+        RunError: it holds a run and neither was asked for, holds something else, or there is nothing to resume.
+    """
+    holds_run = (out / "recipe.yaml").exists()
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    if resume:
+        if not holds_run:
+            raise RunError(f"{out} holds no run to resume; leave out --resume to start one")
+        return
+    if holds_run and not overwrite:
+        raise RunError(f"{out} holds a run; --resume goes on with it, --overwrite deletes it and starts anew")
+    if holds_run:
+        shutil.rmtree(out)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is no run; give a new or empty folder as --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of a ``metrics.jsonl``."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # a crash cut it short; nothing after it can be trusted
+            return
+
+
+def cut_records(path: Path, step: int) -> None:
+    """Drop the lines after ``step``, which a resumed run will write again."""
+    kept = [record for record in read_records(path) if record["step"] <= step]
+    write_text(path, "".join(to_line(record) for record in kept))
+
+
+def to_line(record: dict[str, Any]) -> str:
+    """A record as one line of JSON; what is not finite becomes null."""
+    return json.dumps(_finite(record), ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}") if isinstance(value, float) else value
