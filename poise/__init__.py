@@ -2,3 +2,34 @@
 
 ``import poise`` needs torch alone and stays quick; the trainer, the metrics and the report load on first use.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from poise.monitor import Monitor
+from poise.norms import denormalize, normalize
+
+if TYPE_CHECKING:
+    from poise.api import evaluate, report, train
+    from poise.training import Recipe, Run, load
+
+__version__ = "0.1.0"
+
+_ON_USE = {
+    "train": "poise.api",
+    "evaluate": "poise.api",
+    "report": "poise.api",
+    "load": "poise.training",
+    "Recipe": "poise.training",
+    "Run": "poise.training",
+}
+
+__all__ = ["Monitor", "Recipe", "Run", "denormalize", "evaluate", "load", "normalize", "report", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_USE:
+        return getattr(importlib.import_module(_ON_USE[name]), name)
+    raise AttributeError(f"module 'poise' has no attribute {name!r}")

@@ -48,6 +48,10 @@ class Evaluation:
     reference: dict[str, float] = field(default_factory=dict)
     """what as many images of the held-out split score"""
 
+    def to_record(self) -> dict[str, float]:
+        """As one line of ``metrics.jsonl`` holds it."""
+        return {**self.values, "samples": self.samples, "seconds": self.seconds}
+
     def to_json(self) -> dict[str, Any]:
         """As kept in ``evaluation.json``."""
         metrics = {}

@@ -1,4 +1,4 @@
-"""A run folder as one HTML page that needs no network: reads the folder, fills ``template.html``, writes ``report.html``."""
+"""A run folder as one HTML page that needs no network: reads the folder, fills the template, writes ``report.html``."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from poise.report.figures import BLUE, ORANGE, PINK, TEAL, Chart, column, curves, finite, metric_figure, per_layer
-from poise.report.figures import wide_range
+from poise.report.figures import (
+    BLUE,
+    KNOWN,
+    ORANGE,
+    PINK,
+    TEAL,
+    Chart,
+    Record,
+    curves,
+    finite,
+    metric_charts,
+    metric_label,
+    number,
+    ordered_metrics,
+    per_layer,
+)
 
 MOST_GRIDS = 60  # embedded in the page; the folder keeps all
-
-# What is known of a metric by its name: label, unit of its axis, which direction is better.
-KNOWN = {
-    "modes": ("modes covered", "modes", "higher"),
-    "kl": ("reverse KL to the data's modes (nats)", "KL (nats)", "lower"),
-    "score_digits": ("Inception-style score, digit classifier", "score (unitless)", "higher"),
-    "fd_digits": ("Fréchet distance, digit features", "distance (unitless)", "lower"),
-}
-CONTEXT = ("samples", "seconds", "modes_total")  # stand beside the metrics without being one
 
 
 def write_report(run: Path) -> Path:
@@ -55,7 +60,7 @@ def _template() -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "duration": duration}
     return environment
 
@@ -88,7 +93,9 @@ def read_recipe(run: Path) -> dict[str, Any]:
     """The run's recipe as nested values. Raises FileNotFoundError or ValueError in one line."""
     path = run / "recipe.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is not a run folder: {'recipe.yaml' if run.is_dir() else 'the folder'} is missing")
+        raise FileNotFoundError(
+            f"{run} is not a run folder: {'recipe.yaml' if run.is_dir() else 'the folder'} is missing"
+        )
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -156,9 +163,9 @@ def read_grids(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     return grids
 
 
-def _table(judgements: Sequence[Mapping[str, Any]], final: Mapping[str, Any]) -> dict[str, Any] | None:
+def _table(judgements: Sequence[Record], final: Record) -> dict[str, Any] | None:
     """The final judgement, or the last one of the training where that is missing; None before the first."""
-    if final.get("metrics"):
+    if isinstance(final.get("metrics"), dict):
         metrics, about = final["metrics"], {**final, "final": True}
     elif judgements:
         metrics = {name: {"value": value} for name, value in judgements[-1]["evaluation"].items()}
@@ -166,73 +173,32 @@ def _table(judgements: Sequence[Mapping[str, Any]], final: Mapping[str, Any]) ->
     else:
         return None
     rows = []
-    for name in _ordered(metrics):
+    for name in ordered_metrics(metrics):
         entry = metrics[name] if isinstance(metrics[name], dict) else {"value": metrics[name]}
         label = metric_label(name, about.get("modes_total"), entry.get("unit"))
         unit = "" if str(entry.get("unit") or "") in label else entry["unit"]
         better = entry.get("better") or KNOWN.get(name, ("", "", ""))[2]
         row = {"label": label, "value": entry.get("value"), "unit": unit, "reference": entry.get("reference")}
         rows.append({**row, "better": better})
-    return {"rows": rows, **{key: about.get(key) for key in ("final", "step", "samples", "seed", "extractor", "seconds")}}
-
-
-def metric_label(name: str, modes_total: Any = None, unit: Any = None) -> str:
-    """A metric's name for people: known ones in words, others as they are."""
-    label = KNOWN.get(name, (name,))[0]
-    if name == "modes" and (modes_total or str(unit).startswith("of ")):
-        return f"{label} ({unit if not modes_total else f'of {modes_total}'})"
-    return label
-
-
-def _ordered(names: Iterable[str]) -> list[str]:
-    """Known metrics first, in their order, then the others as they come; context left out."""
-    names = [name for name in dict.fromkeys(names) if name not in CONTEXT]
-    return [name for name in KNOWN if name in names] + [name for name in names if name not in KNOWN]
-
-
-def _sections(
-    training: Sequence[Mapping[str, Any]], judgements: Sequence[Mapping[str, Any]], final: Mapping[str, Any]
-) -> dict[str, list[Chart]]:
-    losses = curves(training, {"d_loss": ("D loss", BLUE), "g_loss": ("G loss", ORANGE)}, "loss (unitless)")
-    logits = {"real_logit": ("mean logit of real", TEAL), "fake_logit": ("mean logit of fake", PINK)}
     return {
-        "metrics": _metric_charts(judgements, final),
-        "losses": [chart for chart in (losses, curves(training, logits, "logit (unitless)")) if chart],
-        "gradients": per_layer(training, "gradient_norm", "gradient norm", log=True),
-        "sigma": per_layer(training, "sigma", "σ (unitless)"),
+        "rows": rows,
+        **{key: about.get(key) for key in ("final", "step", "samples", "seed", "extractor", "seconds")},
     }
 
 
-def _metric_charts(judgements: Sequence[Mapping[str, Any]], final: Mapping[str, Any]) -> list[Chart]:
-    charts = []
-    last = judgements[-1]["evaluation"] if judgements else {}
-    for name in _ordered(name for record in judgements for name in record["evaluation"]):
-        values = column(judgements, "evaluation", name)
-        if not any(value is not None for value in values):
-            continue
-        entry = (final.get("metrics") or {}).get(name)
-        entry = entry if isinstance(entry, dict) else {}
-        _, axis, better = KNOWN.get(name, (name, entry.get("unit") or name, entry.get("better")))
-        # Distances and scores move with the number of images: real images' value belongs beside an equal n only.
-        comparable = final.get("samples") in (None, last.get("samples"))
-        reference = finite(entry.get("reference")) if comparable else None
-        log = better == "lower" and wide_range([*values, reference])
-        figure = metric_figure([record["step"] for record in judgements], values, axis, reference, log)
-        caption = f"at step {judgements[-1]['step']:,}: {number(values[-1])}"
-        charts.append(Chart(metric_label(name, last.get("modes_total"), entry.get("unit")), caption, figure))
-    return charts
-
-
-def number(value: Any) -> str:
-    """A number for people: integers whole, others to four digits; a dash for none."""
-    known = finite(value)
-    if known is None:
-        return "—"
-    if known == int(known) and abs(known) < 1e9:
-        return f"{int(known):,}"
-    if 1e-3 <= abs(known) < 1e6:
-        return f"{known:,.{max(0, 3 - len(str(int(abs(known)))) + (abs(known) < 1))}f}"
-    return f"{known:.3e}"
+def _sections(training: Sequence[Record], judgements: Sequence[Record], final: Record) -> dict[str, list[Chart]]:
+    losses = {"d_loss": ("D loss", BLUE), "g_loss": ("G loss", ORANGE)}
+    logits = {"real_logit": ("real images", TEAL), "fake_logit": ("generated images", PINK)}
+    drawn = (
+        curves(training, losses, "Losses of D and G", "loss (unitless)"),
+        curves(training, logits, "Logits of D, mean over the batch", "logit (unitless)"),
+    )
+    return {
+        "metrics": metric_charts(judgements, final),
+        "losses": [chart for chart in drawn if chart],
+        "gradients": per_layer(training, "gradient_norm", "gradient norm", log=True),
+        "sigma": per_layer(training, "sigma", "σ (unitless)"),
+    }
 
 
 def duration(seconds: Any) -> str:

@@ -1,0 +1,19 @@
+"""Training: recipe → networks and data → loop → run folder."""
+
+from poise.training.checkpoint import CheckpointError
+from poise.training.loop import TrainingFailed, train
+from poise.training.recipe import Recipe, RecipeError, shipped_recipes
+from poise.training.run import Run, RunError, load, run_folder
+
+__all__ = [
+    "CheckpointError",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
+    "TrainingFailed",
+    "load",
+    "run_folder",
+    "shipped_recipes",
+    "train",
+]

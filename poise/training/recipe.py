@@ -79,7 +79,7 @@ class Recipe(Section):
     """what the recipe is called"""
     data: Choice = Choice(name="stacked-digits")
     """image source; options are the source's own (resolution in pixels)"""
-    model: Choice = Choice(name="sngan-cnn")
+    model: Choice = Choice(name="sngan-cnn", resolution=16)
     """architecture; options are its own (resolution in pixels, width in channels, latent_dim)"""
     d_norm: Choice = Choice(name="bssn")
     """weight normalization of the discriminator; options are the norm's own (scale, unitless)"""
@@ -173,6 +173,9 @@ def fields() -> Iterator[tuple[str, Any, str]]:
         default = info.get_default(call_default_factory=True)
         if isinstance(default, Choice):
             yield f"{name}.name", default.name, info.description or ""
+            registry = _REGISTRIES[name]
+            for option, parameter in registry.options(default.name).items():
+                yield f"{name}.{option}", parameter.default, f"option of {registry.kind} {default.name}"
         elif isinstance(default, Section):
             for inner, inner_info in type(default).model_fields.items():
                 yield f"{name}.{inner}", inner_info.default, f"{info.description}: {inner_info.description}"

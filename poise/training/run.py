@@ -65,7 +65,11 @@ class Run:
         return SOURCES.build(self.recipe.data.name, **self.recipe.data.options, **_seeded(self.recipe))
 
     def sampler(self, network: str = "ema", device: str = "auto") -> Sampler:
-        """The trained generator, from the newest whole checkpoint.
+        """The trained generator; arguments and errors as ``sampler_and_step``."""
+        return self.sampler_and_step(network, device)[0]
+
+    def sampler_and_step(self, network: str = "ema", device: str = "auto") -> tuple[Sampler, int]:
+        """The trained generator from the newest whole checkpoint, and the step it is from.
 
         Args:
             network: "ema" for the averaged weights, "generator" for the last ones.
@@ -74,16 +78,18 @@ class Run:
         Raises:
             CheckpointError: none is usable. A damaged newer one is passed over with a warning.
         """
+        if network not in ("ema", "generator"):
+            raise ValueError(f"network is {network!r}; allowed: 'ema' (averaged weights) and 'generator' (last ones)")
         path, complaints = checkpoint.newest(self.checkpoints)
         for complaint in complaints:
-            warnings.warn(complaint, stacklevel=2)
+            warnings.warn(complaint, stacklevel=3)
         generator, _ = create(self.recipe.model.name, **self.recipe.model.options)
         generator.load_state_dict(checkpoint.load_network(path, network))
-        return Sampler(generator.to(choose_device(device)))
+        return Sampler(generator.to(choose_device(device))), checkpoint.check(path).step
 
-    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Keep a judgement as ``evaluation.json``."""
-        write_text(self.path / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False))
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Replace a JSON file of the folder at once; what is not finite becomes null."""
+        write_text(self.path / name, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def load(path: str | Path, network: str = "ema", device: str = "auto") -> Sampler:
@@ -113,6 +119,11 @@ def build(recipe: Recipe) -> tuple[Any, Any, Images]:
 
 def _seeded(recipe: Recipe) -> dict[str, int]:
     return {} if "seed" in recipe.data.options else {"seed": recipe.seed}
+
+
+def run_folder(recipe: Recipe, out: str | Path | None) -> Path:
+    """Where a recipe's run goes: ``out``, or ``runs/NAME``."""
+    return Path(out) if out is not None else Path("runs") / recipe.name
 
 
 def prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:

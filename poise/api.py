@@ -1,0 +1,78 @@
+"""The front door: what the command and ``import poise`` offer, each a few lines over the rooms behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from poise.metrics import evaluate as judge
+from poise.report import write_report
+from poise.training import Recipe, Run, run_folder
+from poise.training import train as run_training
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    bar: bool = True,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Train, judge and report a recipe: ``poise.training.train``, and then ``report.html``, also of a failed run.
+
+    Takes and raises what ``poise.training.train`` does.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    folder = run_folder(recipe, out)
+    before = _changed(folder)
+    try:
+        return run_training(recipe, folder, resume=resume, overwrite=overwrite, bar=bar, say=say)
+    finally:
+        if _changed(folder) != before:  # not where the folder was refused
+            write_report(folder)
+
+
+def evaluate(run: Run | str | Path, samples: int | None = None, seed: int = 0, network: str = "ema") -> dict[str, Any]:
+    """Judge a run's generator and keep the result in its ``evaluation.json``.
+
+    Args:
+        run: a run or its folder.
+        samples: images to draw; the recipe's ``evaluation_samples`` by default.
+        seed: which images. network: "ema" or "generator".
+
+    Returns:
+        What is kept: samples, seed, extractor, seconds, and each metric's value, unit, better direction and reference.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    sampler, step = run.sampler_and_step(network)
+    found = judge(sampler, run.data(), samples or run.recipe.evaluation_samples, seed, with_reference=True)
+    kept = {"step": step, "network": network, **found.to_json()}
+    run.write_json("evaluation.json", kept)
+    return kept
+
+
+def report(run: Run | str | Path) -> Path:
+    """Write a run's ``report.html`` anew and return its path."""
+    return write_report((run if isinstance(run, Run) else Run(run)).path)
+
+
+def sample_grid(run: Run | str | Path, out: str | Path, n: int = 64, seed: int = 0, network: str = "ema") -> Path:
+    """Draw ``n`` images of a run's generator into one PNG, 8 to a row, and return its path."""
+    from torchvision.utils import save_image
+
+    run = run if isinstance(run, Run) else Run(run)
+    out = Path(out)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"out is {str(out)!r}; a grid is saved as .png")
+    images = run.sampler(network).sample(n, seed=seed, output="float")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_image(images, out, nrow=8, padding=1, normalize=True, value_range=(-1, 1))
+    return out
+
+
+def _changed(folder: Path) -> int | None:
+    metrics = folder / "metrics.jsonl"
+    return metrics.stat().st_mtime_ns if metrics.exists() else None

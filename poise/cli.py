@@ -1,0 +1,209 @@
+"""The ``poise`` command: words and flags into one call each, errors into one line each.
+
+argparse rather than a generated command line: a recipe's flags are read by the same rules as its YAML, and an error is
+one line with the nearest right name. Exit codes: 0 done; 1 failed; 2 asked wrongly; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from poise import __version__
+from poise.registry import nearest
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, and help that may end in a text made only when it is shown."""
+
+    ending: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + (self.ending() if self.ending else "")
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice" in message and "argument COMMAND" in message:
+            given = message.split("invalid choice: ")[1].split(" ")[0].strip("'\"")
+            message = f"unknown command {given!r}; {nearest(given, COMMANDS)}"
+        self.exit(2, f"poise: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in argv
+    warnings.showwarning = _one_line_warning
+    try:
+        arguments, extra = _parser().parse_known_args(argv)
+        return arguments.call(arguments, extra)
+    except KeyboardInterrupt as stop:
+        print(f"poise: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except (ValueError, RuntimeError, OSError) as error:
+        if debug:
+            raise
+        print(f"poise: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) or type(error).__name__ == "RunError" else 1
+
+
+def _train(arguments: argparse.Namespace, extra: list[str]) -> int:
+    from poise.api import train
+    from poise.training import Recipe, RunError
+
+    overrides = _overrides(extra)
+    if arguments.resume and overrides:
+        raise RunError(f"--resume goes on with the recipe kept in the run; leave out --{next(iter(overrides))}")
+    recipe = Recipe.load(arguments.recipe, overrides)
+    run = train(recipe, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, bar=not arguments.quiet)
+    _print_evaluation(run.evaluation())
+    print(f"report: {run.path / 'report.html'}")
+    return 0
+
+
+def _sample(arguments: argparse.Namespace, extra: list[str]) -> int:
+    _nothing_more(extra, arguments)
+    from poise.api import sample_grid
+
+    print(sample_grid(arguments.run, arguments.out, arguments.n, arguments.seed, arguments.network))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, extra: list[str]) -> int:
+    _nothing_more(extra, arguments)
+    from poise.api import evaluate
+
+    _print_evaluation(evaluate(arguments.run, arguments.samples, arguments.seed, arguments.network))
+    return 0
+
+
+def _report(arguments: argparse.Namespace, extra: list[str]) -> int:
+    _nothing_more(extra, arguments)
+    from poise.api import report
+
+    print(report(arguments.run))
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace, extra: list[str]) -> int:
+    _nothing_more(extra, arguments)
+    from poise.training import Recipe, shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        recipe = Recipe.load(name)
+        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        print(f"{name:<18} {recipe.model.name}, {recipe.d_norm.name}, {recipe.loss}, {recipe.steps} steps\n    {first}")
+    return 0
+
+
+def _norms(arguments: argparse.Namespace, extra: list[str]) -> int:
+    _nothing_more(extra, arguments)
+    from poise.norms import NORMS
+
+    for name in NORMS:
+        options = ", ".join(f"{option}={p.default}" for option, p in NORMS.options(name).items())
+        print(f"{name:<6} {NORMS.summary(name).replace('``', '')}" + (f"  [{options}]" if options else ""))
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, list[str]], int], str]] = {
+    "train": (_train, "train a recipe, judge it and write a report"),
+    "sample": (_sample, "draw images of a run's generator into one PNG"),
+    "evaluate": (_evaluate, "judge a run's generator again"),
+    "report": (_report, "write a run's report.html again"),
+    "recipes": (_recipes, "list the recipes that come with poise"),
+    "norms": (_norms, "list the weight normalizations"),
+}
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="poise", description="Generative adversarial networks that train stably.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"poise {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    made = {}
+    for name, (call, summary) in COMMANDS.items():
+        made[name] = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,
+        )
+        made[name].add_argument("--debug", action="store_true", help="show the traceback of an error")
+        made[name].set_defaults(call=call, command=name)
+    train = made["train"]
+    train.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name (poise recipes) or a YAML file")
+    train.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out, bit for bit")
+    train.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.ending = _recipe_fields
+    for name in ("sample", "evaluate", "report"):
+        made[name].add_argument("run", metavar="RUN", help="a run folder")
+    for name in ("sample", "evaluate"):
+        made[name].add_argument("--seed", type=int, default=0, help="which images (default: 0)")
+        made[name].add_argument(
+            "--network", choices=("ema", "generator"), default="ema", help="averaged or last weights (default: ema)"
+        )
+    made["sample"].add_argument("-n", type=int, default=64, metavar="N", help="images (default: 64)")
+    made["sample"].add_argument("--out", default="grid.png", metavar="PNG", help="file (default: grid.png)")
+    made["evaluate"].add_argument("--samples", type=int, metavar="N", help="images drawn (default: the recipe's)")
+    return parser
+
+
+def _recipe_fields() -> str:
+    from poise.training.recipe import fields
+
+    lines = [f"  --{name} {_metavar(default)}\n      {text} (default: {default})\n" for name, default, text in fields()]
+    return "\nrecipe fields, in any recipe (defaults are an empty recipe's):\n" + "".join(lines)
+
+
+def _metavar(default: Any) -> str:
+    return {int: "N", float: "X", str: "NAME"}.get(type(default), "VALUE")
+
+
+def _overrides(extra: list[str]) -> dict[str, str]:
+    """``--field value`` and ``--field=value`` into dotted overrides; ``-`` and ``_`` are one."""
+    overrides = {}
+    words = iter(extra)
+    for word in words:
+        if not word.startswith("--") or word == "--":
+            raise ValueError(f"unexpected word {word!r}; a recipe's fields are set as --field value")
+        field, equals, value = word[2:].partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise ValueError(f"--{field} lacks its value")
+            value = following
+        overrides[field.replace("-", "_")] = value
+    return overrides
+
+
+def _nothing_more(extra: list[str], arguments: argparse.Namespace) -> None:
+    if extra:
+        known = [f"--{name}" for name in vars(arguments) if name not in ("call", "command", "run")]
+        raise ValueError(f"unknown option {extra[0]!r} of poise {arguments.command}; {nearest(extra[0], known)}")
+
+
+def _print_evaluation(evaluation: dict[str, Any] | None) -> None:
+    if evaluation is None:
+        return
+    print(f"judged at step {evaluation['step']} by {evaluation['extractor']}, n = {evaluation['samples']}")
+    for name, metric in evaluation["metrics"].items():
+        reference = f"   real held-out images: {metric['reference']:.4g}" if "reference" in metric else ""
+        print(f"  {name:<13} {metric['value']:>9.4g}  {metric['unit']}, {metric['better']} is better{reference}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _one_line_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    print(f"poise: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
