@@ -65,7 +65,8 @@ def bits(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
 
 def uniform(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
     """Uniform numbers in the open interval (0, 1): float32, shape (n, width)."""
-    return _shift_right(bits(seed, stream, positions, width), 40).float().add_(0.5).mul_(2.0**-24)
+    # 23 bits, so that the half added is exact in float32 and nothing rounds up to 1.
+    return _shift_right(bits(seed, stream, positions, width), 41).float().add_(0.5).mul_(2.0**-23)
 
 
 def integers(seed: int, stream: str, positions: Tensor, width: int, high: int) -> Tensor:

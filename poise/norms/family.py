@@ -61,9 +61,11 @@ def normalize(module: nn.Module, norm: str = "bssn", **options: Any) -> nn.Modul
             )
     for _, layer in layers:
         parametrization = NORMS.build(norm, layer.weight, out_dim(layer), **options)
-        assert parametrization is not None
+        assert isinstance(parametrization, SpectralNorm)
+        weight = layer.weight
         # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
         parametrize.register_parametrization(layer, "weight", parametrization, unsafe=True)
+        parametrization.settle(weight)  # registering counts as a change of the weight
     return module
 
 
@@ -92,6 +94,23 @@ def denormalize(module: nn.Module) -> nn.Module:
     for _, layer, _ in list(normalized_layers(module)):
         was_training = layer.training
         layer.eval()  # the weight as the last forward saw it, without another round of power iteration
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        _bake(layer)
         layer.train(was_training)
     return module
+
+
+def _bake(layer: nn.Module) -> None:
+    """``remove_parametrizations(layer, "weight")`` that leaves the class alone, which a deep copy shares.
+
+    Torch deletes ``weight`` from the layer's class, and with it from every copy of the layer (seen with torch 2.14).
+    """
+    if set(layer.parametrizations) != {"weight"}:  # type: ignore[arg-type]
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        return
+    original = layer.get_parameter("parametrizations.weight.original")
+    effective = layer.get_submodule("parametrizations.weight")()
+    with torch.no_grad():
+        original.copy_(effective)  # the same parameter: optimizers keep hold of it
+    del layer.parametrizations
+    layer.__class__ = type(layer).__bases__[0]
+    layer.register_parameter("weight", original)

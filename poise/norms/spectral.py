@@ -51,12 +51,16 @@ class SpectralNorm(nn.Module):
         if bidirectional and weight.ndim > 2:
             self.directions["in"] = 1 - out_dim
         for name, dim in self.directions.items():
-            matrix = as_matrix(weight.detach().float(), dim)
+            matrix = as_matrix(_wide(weight.detach()), dim)
             start = torch.nn.functional.normalize(matrix.new_empty(matrix.shape[0]).normal_(), dim=0)
             u, v = power_iteration(matrix, start, INITIAL_ROUNDS, eps)
             self.register_buffer(f"u_{name}", u)
             self.register_buffer(f"v_{name}", v)
         self._updates = UpdateCounter()
+        self.settle(weight)
+
+    def settle(self, weight: Tensor) -> None:
+        """Take ``weight`` as the one u and v belong to: no round of power iteration is due for it."""
         self._updates.is_new(weight)
 
     def sigma(self, weight: Tensor) -> Tensor:
@@ -69,7 +73,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
-            wide = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+            wide = _wide(weight)
             may_iterate = self.training and not torch.is_inference_mode_enabled()
             if may_iterate and self._updates.is_new(weight):
                 self._iterate(wide)
@@ -86,12 +90,26 @@ class SpectralNorm(nn.Module):
             setattr(self, f"u_{name}", u.to(old.dtype))
             setattr(self, f"v_{name}", v.to(old.dtype))
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._updates.expect_load()
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if f"{prefix}u_out" in state_dict:
+            self._updates.loaded()
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        # The round due for the last update runs now instead of at the next forward, so that the vectors saved belong to
+        # the weight saved, and a loaded module continues exactly as this one does.
+        weight = self._updates.weight
+        if weight is not None and self.training and self._updates.is_new(weight):
+            self._iterate(_wide(weight))
+        super()._save_to_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, directions={'+'.join(self.directions)}"
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """The weight in float64 if it is that, else in float32."""
+    return weight if weight.dtype == torch.float64 else weight.float()
 
 
 def sn(weight: Tensor, out_dim: int) -> SpectralNorm:

@@ -7,6 +7,7 @@ so a hook after every ``torch.optim`` step counts for them: for the weights that
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -37,26 +38,35 @@ class UpdateCounter:
     """Says whether a weight has changed since it was last looked at; copies start afresh."""
 
     def __init__(self) -> None:
-        self._seen: tuple[int, int] | None = None
-        self._loaded = False
+        self._weight: weakref.ref[Tensor] | None = None
+        self._version = -1
+        self._known = False
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The weight last looked at, if it is still there."""
+        return self._weight() if self._weight else None
 
     def is_new(self, weight: Tensor) -> bool:
         """Whether ``weight`` was updated, edited or exchanged since the last call; the call marks it as seen."""
-        seen = (id(weight), weight._version)
-        if seen == self._seen:
-            return False
-        if self._seen is None or self._seen[0] != seen[0]:
+        known, self._known = self._known, False
+        if self.weight is weight:
+            changed = self._version != weight._version
+        else:
+            changed = not known
+            self._weight = weakref.ref(weight)
             watch(weight)
-        self._seen = seen
-        loaded, self._loaded = self._loaded, False
-        return not loaded
+        self._version = weight._version
+        return changed
 
-    def expect_load(self) -> None:
-        """The next change is a checkpoint's, which brings singular vectors that belong to its weight."""
-        self._loaded = True
+    def loaded(self) -> None:
+        """The weight was just loaded with its singular vectors: in place, or as a tensor yet to be seen."""
+        if self.weight is not None:
+            self.is_new(self.weight)
+        self._known = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UpdateCounter:
         return UpdateCounter()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_seen": None, "_loaded": False}
+    def __reduce__(self) -> tuple[type[UpdateCounter], tuple[()]]:
+        return UpdateCounter, ()
