@@ -41,8 +41,8 @@ class SpectralNorm(nn.Module):
         self, weight: Tensor, *, out_dim: int = 0, bidirectional: bool = False, scale: float = 1.0, eps: float = 1e-12
     ) -> None:
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"scale is {scale}; it must be above 0 (papers: 0.7 to 4)")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale is {scale}; it must be above 0 and finite (papers: 0.7 to 4)")
         if weight.ndim < 2:
             raise ValueError(f"weight has shape {tuple(weight.shape)}; a spectral norm needs at least 2 dimensions")
         self.scale = float(scale)
@@ -82,6 +82,7 @@ class SpectralNorm(nn.Module):
             divisor = torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))
             return (wide * (self.scale / divisor)).to(weight.dtype)
 
+    @torch.inference_mode(False)  # u and v must remain tensors that autograd can save
     @torch.no_grad()
     def _iterate(self, weight: Tensor) -> None:
         for name, dim in self.directions.items():

@@ -35,7 +35,10 @@ def _count_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 class UpdateCounter:
-    """Says whether a weight has changed since it was last looked at; copies start afresh."""
+    """Says whether a weight has changed since it was last looked at.
+
+    Edits through ``weight.data`` are hidden by PyTorch and not seen until the next change that is counted.
+    """
 
     def __init__(self) -> None:
         self._weight: weakref.ref[Tensor] | None = None
@@ -66,7 +69,14 @@ class UpdateCounter:
         self._known = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UpdateCounter:
-        return UpdateCounter()
+        """The copy of an up-to-date counter is up to date for the copied weight; parameters are copied first."""
+        twin = UpdateCounter()
+        weight, copied = self.weight, memo.get(id(self.weight))
+        if weight is not None and copied is not None:
+            twin.is_new(copied)
+            if weight._version != self._version:  # the original's change is still to be noticed, by both
+                twin._version = -1
+        return twin
 
     def __reduce__(self) -> tuple[type[UpdateCounter], tuple[()]]:
         return UpdateCounter, ()
