@@ -12,7 +12,7 @@ from poise.monitor import Monitor
 from poise.norms import denormalize, normalize
 
 if TYPE_CHECKING:
-    from poise.api import evaluate, report, train
+    from poise.api import evaluate, train, write_report
     from poise.training import Recipe, Run, load
 
 __version__ = "0.1.0"
@@ -20,13 +20,13 @@ __version__ = "0.1.0"
 _ON_USE = {
     "train": "poise.api",
     "evaluate": "poise.api",
-    "report": "poise.api",
+    "write_report": "poise.api",
     "load": "poise.training",
     "Recipe": "poise.training",
     "Run": "poise.training",
 }
 
-__all__ = ["Monitor", "Recipe", "Run", "denormalize", "evaluate", "load", "normalize", "report", "train"]
+__all__ = ["Monitor", "Recipe", "Run", "denormalize", "evaluate", "load", "normalize", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

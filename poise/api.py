@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from poise.metrics import evaluate as judge
-from poise.report import write_report
+from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
 
@@ -32,7 +32,7 @@ def train(
         return run_training(recipe, folder, resume=resume, overwrite=overwrite, bar=bar, say=say)
     finally:
         if _changed(folder) != before:  # not where the folder was refused
-            write_report(folder)
+            write_page(folder)
 
 
 def evaluate(run: Run | str | Path, samples: int | None = None, seed: int = 0, network: str = "ema") -> dict[str, Any]:
@@ -48,28 +48,39 @@ def evaluate(run: Run | str | Path, samples: int | None = None, seed: int = 0, n
     """
     run = run if isinstance(run, Run) else Run(run)
     sampler, step = run.sampler_and_step(network)
-    found = judge(sampler, run.data(), samples or run.recipe.evaluation_samples, seed, with_reference=True)
+    samples = run.recipe.evaluation_samples if samples is None else samples
+    found = judge(sampler, run.data(), samples, seed, with_reference=True)
     kept = {"step": step, "network": network, **found.to_json()}
     run.write_json("evaluation.json", kept)
     return kept
 
 
-def report(run: Run | str | Path) -> Path:
+def write_report(run: Run | str | Path) -> Path:
     """Write a run's ``report.html`` anew and return its path."""
-    return write_report((run if isinstance(run, Run) else Run(run)).path)
+    return write_page((run if isinstance(run, Run) else Run(run)).path)
 
 
-def sample_grid(run: Run | str | Path, out: str | Path, n: int = 64, seed: int = 0, network: str = "ema") -> Path:
-    """Draw ``n`` images of a run's generator into one PNG, 8 to a row, and return its path."""
-    from torchvision.utils import save_image
+def sample_grid(
+    run: Run | str | Path, out: str | Path, n: int = 64, seed: int = 0, network: str = "ema", zoom: int = 4
+) -> Path:
+    """Draw ``n`` images of a run's generator into one PNG, 8 to a row, and return its path.
+
+    Args:
+        run: a run or its folder. out: a ``.png`` file. n: images. seed: which ones. network: "ema" or "generator".
+        zoom: each pixel becomes zoom × zoom of the picture, 1 to 64.
+    """
+    from torchvision.utils import make_grid, save_image
 
     run = run if isinstance(run, Run) else Run(run)
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"out is {str(out)!r}; a grid is saved as .png")
+    if not 1 <= zoom <= 64:
+        raise ValueError(f"zoom is {zoom}; allowed: 1 to 64 screen pixels a pixel")
     images = run.sampler(network).sample(n, seed=seed, output="float")
+    grid = make_grid(images, nrow=8, padding=1, normalize=True, value_range=(-1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_image(images, out, nrow=8, padding=1, normalize=True, value_range=(-1, 1))
+    save_image(grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), out)
     return out
 
 

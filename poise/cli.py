@@ -7,10 +7,13 @@ one line with the nearest right name. Exit codes: 0 done; 1 failed; 2 asked wron
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+from safetensors import SafetensorError
 
 from poise import __version__
 from poise.registry import nearest
@@ -37,60 +40,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     warnings.showwarning = _one_line_warning
     try:
-        arguments, extra = _parser().parse_known_args(argv)
-        return arguments.call(arguments, extra)
+        words, fields = _split_fields(argv) if argv[:1] == ["train"] else (argv, {})
+        arguments, unknown = _parser().parse_known_args(words)
+        if unknown:
+            _refuse(unknown[0], arguments)
+        return arguments.call(arguments, fields)
     except KeyboardInterrupt as stop:
         print(f"poise: {stop or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         if debug:
             raise
         print(f"poise: {_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) or type(error).__name__ == "RunError" else 1
 
 
-def _train(arguments: argparse.Namespace, extra: list[str]) -> int:
+def _train(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import train
     from poise.training import Recipe, RunError
 
-    overrides = _overrides(extra)
-    if arguments.resume and overrides:
-        raise RunError(f"--resume goes on with the recipe kept in the run; leave out --{next(iter(overrides))}")
-    recipe = Recipe.load(arguments.recipe, overrides)
+    if arguments.resume and fields:
+        raise RunError(f"--resume goes on with the recipe kept in the run; leave out --{next(iter(fields))}")
+    recipe = Recipe.load(arguments.recipe, fields)
     run = train(recipe, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, bar=not arguments.quiet)
     _print_evaluation(run.evaluation())
     print(f"report: {run.path / 'report.html'}")
     return 0
 
 
-def _sample(arguments: argparse.Namespace, extra: list[str]) -> int:
-    _nothing_more(extra, arguments)
+def _sample(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import sample_grid
 
-    print(sample_grid(arguments.run, arguments.out, arguments.n, arguments.seed, arguments.network))
+    print(sample_grid(arguments.run, arguments.out, arguments.n, arguments.seed, arguments.network, arguments.zoom))
     return 0
 
 
-def _evaluate(arguments: argparse.Namespace, extra: list[str]) -> int:
-    _nothing_more(extra, arguments)
+def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import evaluate
 
     _print_evaluation(evaluate(arguments.run, arguments.samples, arguments.seed, arguments.network))
     return 0
 
 
-def _report(arguments: argparse.Namespace, extra: list[str]) -> int:
-    _nothing_more(extra, arguments)
-    from poise.api import report
+def _report(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
+    from poise.api import write_report
 
-    print(report(arguments.run))
+    print(write_report(arguments.run))
     return 0
 
 
-def _recipes(arguments: argparse.Namespace, extra: list[str]) -> int:
-    _nothing_more(extra, arguments)
+def _recipes(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.training import Recipe, shipped_recipes
 
     for name, path in shipped_recipes().items():
@@ -100,8 +101,7 @@ def _recipes(arguments: argparse.Namespace, extra: list[str]) -> int:
     return 0
 
 
-def _norms(arguments: argparse.Namespace, extra: list[str]) -> int:
-    _nothing_more(extra, arguments)
+def _norms(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.norms import NORMS
 
     for name in NORMS:
@@ -110,7 +110,7 @@ def _norms(arguments: argparse.Namespace, extra: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, list[str]], int], str]] = {
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], str]] = {
     "train": (_train, "train a recipe, judge it and write a report"),
     "sample": (_sample, "draw images of a run's generator into one PNG"),
     "evaluate": (_evaluate, "judge a run's generator again"),
@@ -123,6 +123,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, list[str]], int], str]] 
 def _parser() -> _Parser:
     parser = _Parser(prog="poise", description="Generative adversarial networks that train stably.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"poise {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     made = {}
     for name, (call, summary) in COMMANDS.items():
@@ -149,6 +150,7 @@ def _parser() -> _Parser:
             "--network", choices=("ema", "generator"), default="ema", help="averaged or last weights (default: ema)"
         )
     made["sample"].add_argument("-n", type=int, default=64, metavar="N", help="images (default: 64)")
+    made["sample"].add_argument("--zoom", type=int, default=4, metavar="N", help="screen pixels a pixel (default: 4)")
     made["sample"].add_argument("--out", default="grid.png", metavar="PNG", help="file (default: grid.png)")
     made["evaluate"].add_argument("--samples", type=int, metavar="N", help="images drawn (default: the recipe's)")
     return parser
@@ -165,27 +167,36 @@ def _metavar(default: Any) -> str:
     return {int: "N", float: "X", str: "NAME"}.get(type(default), "VALUE")
 
 
-def _overrides(extra: list[str]) -> dict[str, str]:
-    """``--field value`` and ``--field=value`` into dotted overrides; ``-`` and ``_`` are one."""
-    overrides = {}
-    words = iter(extra)
+def _refuse(word: str, arguments: argparse.Namespace) -> NoReturn:
+    if not word.startswith("-"):
+        setting = "; a recipe's fields are set as --field value" if arguments.command == "train" else ""
+        raise ValueError(f"unexpected word {word!r} after poise {arguments.command}{setting}")
+    known = [f"--{name}" for name in vars(arguments) if name not in ("call", "command", "run", "recipe")]
+    raise ValueError(f"unknown option {word!r} of poise {arguments.command}; {nearest(word, known)}")
+
+
+_TRAIN_FLAGS = ("--help", "--debug", "--out", "--resume", "--overwrite", "--quiet")
+
+
+def _split_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Part a recipe's fields (``--field value``, ``--field=value``; ``-`` and ``_`` are one) from the other words."""
+    others: list[str] = []
+    fields: dict[str, str] = {}
+    words = iter(argv)
     for word in words:
-        if not word.startswith("--") or word == "--":
-            raise ValueError(f"unexpected word {word!r}; a recipe's fields are set as --field value")
-        field, equals, value = word[2:].partition("=")
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in _TRAIN_FLAGS:
+            others.append(word)
+            if word == "--out":
+                others.extend(itertools.islice(words, 1))
+            continue
         if not equals:
             following = next(words, None)
             if following is None:
-                raise ValueError(f"--{field} lacks its value")
+                raise ValueError(f"{flag} lacks its value")
             value = following
-        overrides[field.replace("-", "_")] = value
-    return overrides
-
-
-def _nothing_more(extra: list[str], arguments: argparse.Namespace) -> None:
-    if extra:
-        known = [f"--{name}" for name in vars(arguments) if name not in ("call", "command", "run")]
-        raise ValueError(f"unknown option {extra[0]!r} of poise {arguments.command}; {nearest(extra[0], known)}")
+        fields[flag[2:].replace("-", "_")] = value
+    return others, fields
 
 
 def _print_evaluation(evaluation: dict[str, Any] | None) -> None:

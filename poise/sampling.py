@@ -66,6 +66,8 @@ class Sampler:
             raise ValueError(f"output is {output!r}; allowed: 'uint8' (n, H, W, 3) and 'float' (n, 3, H, W)")
         if y is not None and not self.generator.num_classes:
             raise ValueError("this generator has no classes; leave y out")
+        if y is not None and y.shape != (n,):
+            raise ValueError(f"y has shape {tuple(y.shape)}; {n} images take labels of shape ({n},)")
         seed = secrets.randbits(62) if seed is None else seed
         parts = []
         for first in range(0, n, BATCH):

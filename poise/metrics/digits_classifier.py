@@ -6,6 +6,7 @@ held-out digits. The cache is ``$POISE_CACHE``, or ``~/.cache/poise``; without a
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -50,7 +51,8 @@ class DigitsClassifier(nn.Module):
 def digits_classifier(resolution: int = 16) -> DigitsClassifier:
     """The trained classifier, from the cache where it is there and whole; in evaluation mode, on the CPU."""
     path = cache_folder() / f"digits-classifier-v{VERSION}-{resolution}.safetensors"
-    classifier = DigitsClassifier(resolution).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):  # initial weights, about to be replaced
+        classifier = DigitsClassifier(resolution).eval().requires_grad_(False)
     try:
         classifier.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError):  # not there, damaged, or of another shape: made anew
@@ -65,6 +67,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("POISE_CACHE") or Path(base) / "poise")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # judging goes on without gradients, and may be what calls this
 def train_digits_classifier(resolution: int = 16) -> DigitsClassifier:
     """Train from scratch; the caller's random state stays as it was."""
     planes, labels = digits("train", resolution)
@@ -94,5 +98,6 @@ def _keep(classifier: DigitsClassifier, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(classifier.state_dict(), unfinished)
         unfinished.replace(path)
-    except OSError:  # a read-only or full disk costs the next run a few seconds, nothing else
-        unfinished.unlink(missing_ok=True)
+    except (OSError, SafetensorError):  # a read-only or full disk costs the next run a few seconds, nothing else
+        with contextlib.suppress(OSError):
+            unfinished.unlink()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from poise import noise
 from poise.norms import out_dim, sigmas
 from poise.spectra import as_matrix, power_iteration, rayleigh
 
@@ -19,7 +20,7 @@ def weights(module: nn.Module) -> dict[str, tuple[nn.Parameter, int]]:
     found = {}
     for name, layer in module.named_modules():
         if parametrize.is_parametrized(layer, "weight"):
-            weight = layer.get_parameter("parametrizations.weight.original")
+            weight = dict(layer.named_parameters()).get("parametrizations.weight.original")
         else:
             weight = dict(layer.named_parameters(recurse=False)).get("weight")
         if weight is not None and weight.ndim >= 2:
@@ -52,9 +53,12 @@ class SigmaProbe:
             if name in found:
                 continue
             matrix = as_matrix(weight.detach().float(), row_dim)
+            largest = matrix.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+            matrix = matrix / largest  # a weight that explodes must not overflow in its own measure
             rounds = 1 if name in self._u else self._initial_rounds
-            start = self._u.get(name, F.normalize(torch.ones_like(matrix[:, 0]), dim=0))
-            u, v = power_iteration(matrix, start, rounds)
-            self._u[name] = u
-            found[name] = rayleigh(matrix, u, v)
+            if name not in self._u:
+                start = noise.normal(0, name, torch.zeros(1, dtype=torch.int64), len(matrix))[0]
+                self._u[name] = F.normalize(start, dim=0).to(matrix.device)
+            self._u[name], v = power_iteration(matrix, self._u[name], rounds)
+            found[name] = rayleigh(matrix, self._u[name], v) * largest
         return found

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         save_file(contiguous, unfinished / f"{name}.safetensors")
     torch.save(checkpoint.optimizers, unfinished / "optimizers.pt")
     sums = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
-    state = {**asdict(checkpoint.progress), "sha256": sums}
+    state = _signed({**asdict(checkpoint.progress), "sha256": sums})
     (unfinished / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for path in unfinished.iterdir():
         _flush(path)
@@ -83,8 +84,11 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def check(path: Path) -> Progress:
-    """Read a checkpoint's progress after comparing every file with its checksum.
+def check(path: Path, needed: Collection[str] | None = None) -> Progress:
+    """Read a checkpoint's progress after comparing its files with their checksums.
+
+    Args:
+        needed: names of the files to check; all by default.
 
     Raises:
         CheckpointError: a file is missing or damaged; the message names it.
@@ -92,12 +96,16 @@ def check(path: Path) -> Progress:
     state_path = path / "state.json"
     try:
         state = json.loads(state_path.read_text(encoding="utf-8"))
-        sums, progress = state.pop("sha256"), Progress(**state)
-    except FileNotFoundError:
+        if state != _signed({name: value for name, value in state.items() if name != "state"}):
+            raise ValueError
+        sums, progress = state["sha256"], Progress(*(state[field.name] for field in fields(Progress)))
+    except OSError:
         raise CheckpointError(f"{state_path} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{state_path} is damaged") from None
     for name, wanted in sums.items():
+        if needed is not None and name not in needed:
+            continue
         try:
             found = _sha256(path / name)
         except OSError:
@@ -107,8 +115,8 @@ def check(path: Path) -> Progress:
     return progress
 
 
-def newest(folder: Path) -> tuple[Path, list[str]]:
-    """The newest whole checkpoint, and a line for each newer one that was passed over.
+def newest(folder: Path, needed: Collection[str] | None = None) -> tuple[Path, list[str]]:
+    """The newest checkpoint whose ``needed`` files (all by default) are whole, and a line for each one passed over.
 
     Raises:
         CheckpointError: there is none; the message says what is wrong with each.
@@ -117,7 +125,7 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
     for step in reversed(steps(folder)):
         path = folder / f"step-{step}"
         try:
-            check(path)
+            check(path, needed)
         except CheckpointError as error:
             complaints.append(str(error))
             continue
@@ -140,6 +148,11 @@ def load(path: Path) -> Checkpoint:
     networks = {name: load_network(path, name) for name in NETWORKS}
     optimizers = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
     return Checkpoint(networks, optimizers, progress)
+
+
+def _signed(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with a checksum of itself, as "state"."""
+    return {**state, "state": hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}
 
 
 def _sha256(path: Path) -> str:

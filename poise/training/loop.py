@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from poise.losses import LOSSES
 from poise.metrics import evaluate
-from poise.monitor import Monitor
+from poise.monitor import Monitor, Verdict
 from poise.sampling import Sampler, latents
 from poise.training import checkpoint, hardware
 from poise.training.checkpoint import Checkpoint, Progress
@@ -89,6 +89,7 @@ def train(
 
         monitor = Monitor(generator=generator, discriminator=discriminator)
         grid_latents = latents(generator, recipe.seed, 0, GRID, "grid").to(device)
+        monitor.verdict = Verdict("healthy", done.step)
         judged = ""
         clock = time.perf_counter() - done.seconds
         with (

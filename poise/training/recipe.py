@@ -41,6 +41,11 @@ class Choice(Section):
     name: str
     """which one"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
@@ -134,7 +139,8 @@ class Recipe(Section):
             RecipeError: unknown field (with the nearest known one), wrong type or out of range.
         """
         merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-        for dotted, value in (overrides or {}).items():
+        # Names first: another choice drops the options of the one before, not those given beside it.
+        for dotted, value in sorted((overrides or {}).items(), key=lambda item: _is_option(item[0])):
             _override(merged, dotted, value)
         try:
             return cls.model_validate(merged)
@@ -175,7 +181,8 @@ def fields() -> Iterator[tuple[str, Any, str]]:
             yield f"{name}.name", default.name, info.description or ""
             registry = _REGISTRIES[name]
             for option, parameter in registry.options(default.name).items():
-                yield f"{name}.{option}", parameter.default, f"option of {registry.kind} {default.name}"
+                value = default.options.get(option, parameter.default)
+                yield f"{name}.{option}", value, f"option of {registry.kind} {default.name}"
         elif isinstance(default, Section):
             for inner, inner_info in type(default).model_fields.items():
                 yield f"{name}.{inner}", inner_info.default, f"{info.description}: {inner_info.description}"
@@ -203,6 +210,10 @@ def _known(field: str, name: str, registry: Registry[Any]) -> None:
         raise RecipeError(f"{field}: {error}") from None
 
 
+def _is_option(dotted: str) -> bool:
+    return "." in dotted and not dotted.endswith(".name")
+
+
 def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
     head, _, rest = dotted.partition(".")
     section = Recipe.model_fields.get(head)
@@ -211,7 +222,11 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
     if not isinstance(section.default, Section):
         values[head] = value
         return
-    current = values.setdefault(head, {})
+    current = values.setdefault(head, section.default.model_dump(exclude_unset=True))
+    if isinstance(section.default, Choice) and isinstance(current, str):
+        current = values[head] = {"name": current}
+    if not isinstance(current, dict):
+        return  # left for the check of the whole, which says what a group looks like
     if isinstance(section.default, Choice):
         current.setdefault("name", section.default.name)
         if rest in ("", "name"):  # another entry has other options

@@ -69,7 +69,7 @@ class Run:
         return self.sampler_and_step(network, device)[0]
 
     def sampler_and_step(self, network: str = "ema", device: str = "auto") -> tuple[Sampler, int]:
-        """The trained generator from the newest whole checkpoint, and the step it is from.
+        """The trained generator from the newest checkpoint that holds it whole, and the step it is from.
 
         Args:
             network: "ema" for the averaged weights, "generator" for the last ones.
@@ -80,12 +80,13 @@ class Run:
         """
         if network not in ("ema", "generator"):
             raise ValueError(f"network is {network!r}; allowed: 'ema' (averaged weights) and 'generator' (last ones)")
-        path, complaints = checkpoint.newest(self.checkpoints)
+        needed = [f"{network}.safetensors"]
+        path, complaints = checkpoint.newest(self.checkpoints, needed)
         for complaint in complaints:
             warnings.warn(complaint, stacklevel=3)
         generator, _ = create(self.recipe.model.name, **self.recipe.model.options)
         generator.load_state_dict(checkpoint.load_network(path, network))
-        return Sampler(generator.to(choose_device(device))), checkpoint.check(path).step
+        return Sampler(generator.to(choose_device(device))), checkpoint.check(path, needed).step
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file of the folder at once; what is not finite becomes null."""

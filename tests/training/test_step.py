@@ -1,0 +1,174 @@
+"""One update: its gradients are those of the plain textbook computation, and each player is left as it should be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import poise
+from poise.losses import LOSSES
+from poise.models import create
+from poise.sampling import to_float
+from poise.training.step import Players, discriminator_gradients, generator_gradients
+
+N = 6
+Z = torch.randn(N, 8, generator=torch.Generator().manual_seed(1))
+REAL = torch.randint(0, 256, (N, 3, 16, 16), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+
+
+def players(norm: str = "bssn", loss: str = "hinge", precision: str = "fp32") -> Players:
+    torch.manual_seed(0)
+    g, d = create("sngan-cnn", resolution=16, width=4, latent_dim=8)
+    poise.normalize(d, norm)
+    g_adam, d_adam = torch.optim.Adam(g.parameters()), torch.optim.Adam(d.parameters())
+    return Players(g, d, g_adam, d_adam, LOSSES[loss], torch.device("cpu"), precision)
+
+
+def gradients(module: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+def direct_logits(made: Players) -> tuple[Tensor, Tensor]:
+    """Logits of real and fake by two plain forwards of copies."""
+    g, d = copy.deepcopy(made.generator), copy.deepcopy(made.discriminator)
+    return d(to_float(REAL)), d(g(Z))
+
+
+@contextmanager
+def batch_sizes(module: nn.Module) -> Iterator[list[int]]:
+    """The batch size of each forward in the block."""
+    sizes: list[int] = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    yield sizes
+    hook.remove()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["none", "sn", "bssn"])
+def test_one_pass_gives_the_gradients_of_two(norm: str, loss: str) -> None:
+    one, two = players(norm, loss), players(norm, loss)
+    two.one_pass = False
+    with batch_sizes(one.discriminator) as in_one, batch_sizes(two.discriminator) as in_two:
+        signals = discriminator_gradients(one, REAL, Z), discriminator_gradients(two, REAL, Z)
+    assert (in_one, in_two) == ([2 * N], [N, N])
+    torch.testing.assert_close(gradients(one.discriminator), gradients(two.discriminator), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(*signals)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_discriminator_gradients_are_autograds_of_the_loss(loss: str) -> None:
+    made = players("none", loss)
+    real_logits, fake_logits = direct_logits(made)
+    signals = discriminator_gradients(made, REAL, Z)
+    torch.testing.assert_close(signals["d_loss"], LOSSES[loss].discriminator(real_logits, fake_logits).detach())
+    torch.testing.assert_close(signals["real_logit"], real_logits.mean().detach())
+    torch.testing.assert_close(signals["fake_logit"], fake_logits.mean().detach())
+    assert not any(signal.requires_grad for signal in signals.values())
+
+    g, d = copy.deepcopy(made.generator), copy.deepcopy(made.discriminator)
+    d.zero_grad()
+    LOSSES[loss].discriminator(d(to_float(REAL)), d(g(Z).detach())).backward()
+    torch.testing.assert_close(gradients(made.discriminator), gradients(d), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_generator_gradients_are_autograds_of_the_loss(loss: str) -> None:
+    made = players("none", loss)
+    g, d = copy.deepcopy(made.generator), copy.deepcopy(made.discriminator)
+    signals = generator_gradients(made, Z)
+    value = LOSSES[loss].generator(d(g(Z)))
+    value.backward()
+    torch.testing.assert_close(signals["g_loss"], value.detach())
+    torch.testing.assert_close(gradients(made.generator), gradients(g), rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_an_earlier_step_are_not_added_up() -> None:
+    made = players("none")
+    made.generator.requires_grad_(False).eval()
+    discriminator_gradients(made, REAL, Z)
+    once = gradients(made.discriminator)
+    discriminator_gradients(made, REAL, Z)
+    torch.testing.assert_close(gradients(made.discriminator), once)
+
+
+def test_a_discriminator_with_batch_norm_sees_real_and_fake_apart() -> None:
+    made = players("none")
+    d = nn.Sequential(
+        nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)
+    )
+    made = Players(made.generator, d, made.g_optimizer, torch.optim.Adam(d.parameters()), *_rest(made))
+    real_logits, fake_logits = direct_logits(made)
+    with batch_sizes(d) as sizes:
+        signals = discriminator_gradients(made, REAL, Z)
+    assert sizes == [N, N]
+    torch.testing.assert_close(signals["d_loss"], made.loss.discriminator(real_logits, fake_logits).detach())
+
+
+def _rest(made: Players) -> tuple:
+    return made.loss, made.device, made.precision
+
+
+def test_a_discriminator_step_builds_no_graph_into_the_generator() -> None:
+    made = players()
+    discriminator_gradients(made, REAL, Z)
+    assert all(weight.grad is None for weight in made.generator.parameters())
+    assert all(weight.grad is not None for weight in made.discriminator.parameters())
+
+
+def test_a_generator_step_leaves_the_discriminator_trainable_and_without_gradients() -> None:
+    made = players()
+    generator_gradients(made, Z)
+    assert all(weight.grad is None and weight.requires_grad for weight in made.discriminator.parameters())
+    assert all(weight.grad is not None for weight in made.generator.parameters())
+
+
+def test_a_generator_step_leaves_the_discriminators_last_gradients_for_the_monitor() -> None:
+    made = players()
+    discriminator_gradients(made, REAL, Z)
+    before = gradients(made.discriminator).clone()
+    generator_gradients(made, Z)
+    assert torch.equal(gradients(made.discriminator), before)
+
+
+@pytest.mark.parametrize("broken", ["generator", "discriminator", "loss"])
+def test_a_generator_step_that_raises_leaves_the_discriminator_trainable(broken: str) -> None:
+    made = players()
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    if broken == "loss":
+        made.loss = LOSSES["hinge"].__class__(fail, fail, "nowhere")  # type: ignore[arg-type]
+    else:
+        getattr(made, broken).register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generator_gradients(made, Z)
+    assert all(weight.requires_grad for weight in made.discriminator.parameters())
+
+
+def test_two_forwards_of_one_update_see_the_same_normalized_weight() -> None:
+    """One power iteration per update: D's gradients in its own step and G's go through one and the same D."""
+    made = players("bssn")
+    discriminator_gradients(made, REAL, Z)
+    convolution = made.discriminator.get_submodule("convs.0")
+    before = convolution.weight
+    generator_gradients(made, Z)
+    assert torch.equal(convolution.weight, before)  # type: ignore[arg-type]
+
+
+def test_bf16_is_near_fp32_and_weights_stay_fp32() -> None:
+    exact, rough = players(precision="fp32"), players(precision="bf16")
+    for step in (
+        lambda made: discriminator_gradients(made, REAL, Z)["d_loss"],
+        lambda made: generator_gradients(made, Z)["g_loss"],
+    ):
+        assert step(rough).item() == pytest.approx(step(exact).item(), abs=0.02)
+    for player in ("generator", "discriminator"):
+        a, b = gradients(getattr(exact, player)), gradients(getattr(rough, player))
+        assert a.dtype == b.dtype == torch.float32
+        assert nn.functional.cosine_similarity(a, b, dim=0) > 0.99
