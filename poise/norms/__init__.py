@@ -1,6 +1,23 @@
 """Weight normalizations for any PyTorch module. Needs torch only."""
 
-from poise.norms.family import NORMS, denormalize, normalize, normalized_layers, out_dim, sigmas
+from poise.norms.description import Description, describe
+from poise.norms.family import NORMS, denormalize, normalize, normalized_layers, sigmas
+from poise.norms.normalization import NORMALIZED_LAYERS, Normalization, out_dim
 from poise.norms.spectral import SpectralNorm
+from poise.norms.weight import FrobeniusNorm, WeightNorm
 
-__all__ = ["NORMS", "SpectralNorm", "denormalize", "normalize", "normalized_layers", "out_dim", "sigmas"]
+__all__ = [
+    "NORMALIZED_LAYERS",
+    "NORMS",
+    "Description",
+    "FrobeniusNorm",
+    "Normalization",
+    "SpectralNorm",
+    "WeightNorm",
+    "denormalize",
+    "describe",
+    "normalize",
+    "normalized_layers",
+    "out_dim",
+    "sigmas",
+]
