@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from poise.norms.normalization import NORMALIZED_LAYERS, Normalization
+from poise.norms.projection import clip, sigma_clamp
 from poise.norms.spectral import SpectralNorm, bsn, bssn, sn, ssn
 from poise.norms.weight import frobenius, wn, wn_strict
 from poise.registry import Builders
@@ -33,6 +34,8 @@ NORMS: Builders[Normalization | None] = Builders(
         "wn": wn,
         "wn-strict": wn_strict,
         "frobenius": frobenius,
+        "clip": clip,
+        "sigma-clamp": sigma_clamp,
     },
 )
 
