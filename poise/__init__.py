@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from poise.monitor import Monitor
-from poise.norms import denormalize, normalize
+from poise.norms import denormalize, describe, normalize
 
 if TYPE_CHECKING:
     from poise.api import evaluate, train, write_report
@@ -26,7 +26,18 @@ _ON_USE = {
     "Run": "poise.training",
 }
 
-__all__ = ["Monitor", "Recipe", "Run", "denormalize", "evaluate", "load", "normalize", "train", "write_report"]
+__all__ = [
+    "Monitor",
+    "Recipe",
+    "Run",
+    "denormalize",
+    "describe",
+    "evaluate",
+    "load",
+    "normalize",
+    "train",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

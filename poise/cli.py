@@ -106,7 +106,7 @@ def _norms(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 
     for name in NORMS:
         options = ", ".join(f"{option}={p.default}" for option, p in NORMS.options(name).items())
-        print(f"{name:<6} {NORMS.summary(name).replace('``', '')}" + (f"  [{options}]" if options else ""))
+        print(f"{name:<11} {NORMS.summary(name).replace('``', '')}" + (f"  [{options}]" if options else ""))
     return 0
 
 

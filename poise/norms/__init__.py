@@ -1,6 +1,27 @@
 """Weight normalizations for any PyTorch module. Needs torch only."""
 
-from poise.norms.family import NORMS, denormalize, normalize, normalized_layers, out_dim, sigmas
+from poise.norms.description import Description, describe
+from poise.norms.family import NORMS, denormalize, normalize, normalized_layers, sigmas
+from poise.norms.normalization import NORMALIZED_LAYERS, Normalization, out_dim
+from poise.norms.projection import Clip, Projection, SigmaClamp
 from poise.norms.spectral import SpectralNorm
+from poise.norms.weight import FrobeniusNorm, WeightNorm
 
-__all__ = ["NORMS", "SpectralNorm", "denormalize", "normalize", "normalized_layers", "out_dim", "sigmas"]
+__all__ = [
+    "NORMALIZED_LAYERS",
+    "NORMS",
+    "Clip",
+    "Description",
+    "FrobeniusNorm",
+    "Normalization",
+    "Projection",
+    "SigmaClamp",
+    "SpectralNorm",
+    "WeightNorm",
+    "denormalize",
+    "describe",
+    "normalize",
+    "normalized_layers",
+    "out_dim",
+    "sigmas",
+]

@@ -2,90 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from poise.norms.normalization import NORMALIZED_LAYERS, Normalization
+from poise.norms.projection import clip, sigma_clamp
 from poise.norms.spectral import SpectralNorm, bsn, bssn, sn, ssn
+from poise.norms.weight import frobenius, wn, wn_strict
 from poise.registry import Builders
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMALIZED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Embedding)
+Selection = type[nn.Module] | str | Callable[[str, nn.Module], bool] | Iterable["type[nn.Module] | str"]
 
 
-def out_dim(layer: nn.Module) -> int:
-    """The dimension of a layer's weight that counts its output units."""
-    return 1 if isinstance(layer, _TRANSPOSED) else 0
-
-
-def none(weight: Tensor, out_dim: int) -> None:
+def none(layer: nn.Module) -> None:
     """``W`` as it is: the baseline of every paper."""
 
 
-NORMS: Builders[nn.Module | None] = Builders("norm", {"none": none, "sn": sn, "ssn": ssn, "bsn": bsn, "bssn": bssn})
+NORMS: Builders[Normalization | None] = Builders(
+    "norm",
+    {
+        "none": none,
+        "sn": sn,
+        "ssn": ssn,
+        "bsn": bsn,
+        "bssn": bssn,
+        "wn": wn,
+        "wn-strict": wn_strict,
+        "frobenius": frobenius,
+        "clip": clip,
+        "sigma-clamp": sigma_clamp,
+    },
+)
 
 
-def normalize(module: nn.Module, norm: str = "bssn", **options: Any) -> nn.Module:
-    """Normalize every linear, convolution and embedding weight of ``module``, in place.
+def normalize(module: nn.Module, norm: str = "bssn", *, layers: Selection | None = None, **options: Any) -> nn.Module:
+    """Normalize the weights of ``module``'s linear, bilinear, convolution and embedding layers, in place.
 
-    The weights stay trainable: ``layer.weight`` becomes a function of ``layer.parametrizations.weight.original``. Hand
-    ``module.parameters()`` to the optimizer after this call or before it, both work.
+    The weights stay trainable: ``layer.weight`` becomes a function of ``layer.parametrizations.weight.original``. An
+    optimizer may be built before or after, except for "wn", whose gains it must know: build it after.
 
     Args:
         module: any network; a discriminator, as a rule.
         norm: a name from ``poise.norms.NORMS``; "none" leaves the module as it is.
+        layers: which layers: a layer type, a pattern of their names ("blocks.*.conv?"), several of either, or a
+            function of (name, layer). All that have a weight to normalize by default.
         **options: the norm's options, e.g. ``scale=1.4`` (unitless) for "ssn" and "bssn".
 
     Returns:
         The same module.
 
     Raises:
-        ValueError: unknown norm or option, a module without such layers, or one normalized before.
+        ValueError: unknown norm or option, a module in which there is no such layer, or one normalized before.
 
-    Source: Miyato et al. 2018 (sn); Lin et al. 2021 (ssn, bsn, bssn).
+    Source: Miyato et al. 2018 (sn); Lin et al. 2021 (ssn, bsn, bssn); Salimans & Kingma 2016 (wn); Xiang & Li 2017
+    (wn-strict).
     """
     NORMS.check(norm, options)
     if norm == "none":
         return module
-    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, NORMALIZED_LAYERS)]
-    if not layers:
+    chosen = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, NORMALIZED_LAYERS)]
+    if not chosen:
         kinds = ", ".join(kind.__name__ for kind in NORMALIZED_LAYERS)
         raise ValueError(f"{type(module).__name__} has no layer to normalize; looked for {kinds}")
-    for name, layer in layers:
+    if layers is not None:
+        known = ", ".join(name for name, _ in chosen)
+        chosen = [(name, layer) for name, layer in chosen if _is_selected(name, layer, layers)]
+        if not chosen:
+            raise ValueError(f"layers={layers!r} selects none of {type(module).__name__}'s layers: {known}")
+    for name, layer in chosen:
         if parametrize.is_parametrized(layer, "weight"):
             raise ValueError(
                 f"layer {name or type(layer).__name__!r} is normalized already; poise.denormalize it first"
             )
-    for _, layer in layers:
-        parametrization = NORMS.build(norm, layer.weight, out_dim(layer), **options)
-        assert isinstance(parametrization, SpectralNorm)
-        weight = layer.weight
+    # All are built before any is put on: an option that is refused leaves the module as it was.
+    for (_, layer), normalization in [(pair, NORMS.build(norm, pair[1], **options)) for pair in chosen]:
+        assert normalization is not None
+        weight = layer.get_parameter("weight")
         # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
-        parametrize.register_parametrization(layer, "weight", parametrization, unsafe=True)
-        parametrization.settle(weight)  # registering counts as a change of the weight
+        parametrize.register_parametrization(layer, "weight", normalization, unsafe=True)
+        normalization.settle(weight)  # registering counts as a change of the weight
     return module
 
 
-def normalized_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, SpectralNorm]]:
+def _is_selected(name: str, layer: nn.Module, layers: Selection) -> bool:
+    if isinstance(layers, str):
+        return fnmatchcase(name, layers)
+    if isinstance(layers, type):
+        return isinstance(layer, layers)
+    if callable(layers):
+        return layers(name, layer)
+    return any(_is_selected(name, layer, one) for one in layers)
+
+
+def normalized_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, Normalization]]:
     """Name, layer and parametrization of every weight normalized here."""
     for name, layer in module.named_modules():
         if parametrize.is_parametrized(layer, "weight"):
             steps = layer.parametrizations.get_submodule("weight")
             for step in steps.children():
-                if isinstance(step, SpectralNorm):
+                if isinstance(step, Normalization):
                     yield name, layer, step
 
 
 @torch.no_grad()
 def sigmas(module: nn.Module) -> dict[str, Tensor]:
-    """σ of each normalized weight before normalization, as its norm measures it: scalars by layer name, not synced."""
+    """σ of each spectrally normalized weight before its norm, as the norm measures it: scalars by layer, not synced."""
     found = {}
-    for name, layer, parametrization in normalized_layers(module):
-        weight = layer.get_parameter("parametrizations.weight.original")
-        found[name] = parametrization.sigma(weight.detach().float())
+    for name, layer, normalization in normalized_layers(module):
+        if isinstance(normalization, SpectralNorm):
+            weight = layer.get_parameter("parametrizations.weight.original")
+            found[name] = normalization.sigma(weight.detach().float())
     return found
 
 

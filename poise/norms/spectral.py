@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poise.norms.normalization import Normalization, out_dim, wide
 from poise.norms.updates import UpdateCounter
 from poise.spectra.power import as_matrix, power_iteration, rayleigh
 
 INITIAL_ROUNDS = 15  # as torch.nn.utils.parametrizations.spectral_norm: u and v start near the singular vectors
 
 
-class SpectralNorm(nn.Module):
+class SpectralNorm(Normalization):
     """Parametrization ``W ↦ scale·W/σ`` (SN: Miyato et al. 2018; BSSN: Lin et al. 2021).
 
     One round of power iteration runs per weight update, at the first training-mode forward that follows it; every
@@ -51,7 +52,7 @@ class SpectralNorm(nn.Module):
         if bidirectional and weight.ndim > 2:
             self.directions["in"] = 1 - out_dim
         for name, dim in self.directions.items():
-            matrix = as_matrix(_wide(weight.detach()), dim)
+            matrix = as_matrix(wide(weight.detach()), dim)
             start = torch.nn.functional.normalize(matrix.new_empty(matrix.shape[0]).normal_(), dim=0)
             u, v = power_iteration(matrix, start, INITIAL_ROUNDS, eps)
             self.register_buffer(f"u_{name}", u)
@@ -73,14 +74,14 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
-            wide = _wide(weight)
+            w = wide(weight)
             may_iterate = self.training and not torch.is_inference_mode_enabled()
             if may_iterate and self._updates.is_new(weight):
-                self._iterate(wide)
-            sigma = self.sigma(wide)
+                self._iterate(w)
+            sigma = self.sigma(w)
             # A zero weight has no σ: left as it is, it stays zero and its gradient finite.
             divisor = torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))
-            return (wide * (self.scale / divisor)).to(weight.dtype)
+            return (w * (self.scale / divisor)).to(weight.dtype)
 
     @torch.inference_mode(False)  # u and v must remain tensors that autograd can save
     @torch.no_grad()
@@ -101,33 +102,35 @@ class SpectralNorm(nn.Module):
         # the weight saved, and a loaded module continues exactly as this one does.
         weight = self._updates.weight
         if weight is not None and self.training and self._updates.is_new(weight):
-            self._iterate(_wide(weight))
+            self._iterate(wide(weight))
         super()._save_to_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, directions={'+'.join(self.directions)}"
 
 
-def _wide(weight: Tensor) -> Tensor:
-    """The weight in float64 if it is that, else in float32."""
-    return weight if weight.dtype == torch.float64 else weight.float()
-
-
-def sn(weight: Tensor, out_dim: int) -> SpectralNorm:
+def sn(layer: nn.Module) -> SpectralNorm:
     """``W / σ_out``: spectral normalization (Miyato et al. 2018, eq. 8)."""
-    return SpectralNorm(weight, out_dim=out_dim)
+    return _spectral(layer)
 
 
-def ssn(weight: Tensor, out_dim: int, scale: float = 1.4) -> SpectralNorm:
+def ssn(layer: nn.Module, scale: float = 1.4) -> SpectralNorm:
     """``scale·W / σ_out``: scaled spectral normalization (Lin et al. 2021, section 5)."""
-    return SpectralNorm(weight, out_dim=out_dim, scale=scale)
+    return _spectral(layer, scale=scale)
 
 
-def bsn(weight: Tensor, out_dim: int) -> SpectralNorm:
+def bsn(layer: nn.Module) -> SpectralNorm:
     """``W / ((σ_out + σ_in)/2)``: bidirectional spectral normalization (Lin et al. 2021, section 5)."""
-    return SpectralNorm(weight, out_dim=out_dim, bidirectional=True)
+    return _spectral(layer, bidirectional=True)
 
 
-def bssn(weight: Tensor, out_dim: int, scale: float = 1.4) -> SpectralNorm:
+def bssn(layer: nn.Module, scale: float = 1.4) -> SpectralNorm:
     """``scale·W / ((σ_out + σ_in)/2)``: bidirectional scaled spectral normalization (Lin et al. 2021, section 5)."""
-    return SpectralNorm(weight, out_dim=out_dim, bidirectional=True, scale=scale)
+    return _spectral(layer, bidirectional=True, scale=scale)
+
+
+def _spectral(layer: nn.Module, **options: Any) -> SpectralNorm:
+    # A bilinear weight has no input channels to turn to: its other dimensions are two inputs.
+    if isinstance(layer, nn.Bilinear):
+        options["bidirectional"] = False
+    return SpectralNorm(layer.get_parameter("weight"), out_dim=out_dim(layer), **options)

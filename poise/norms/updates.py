@@ -1,4 +1,6 @@
-"""Knowing when a weight has changed: the rule of one power iteration per weight update.
+"""Knowing when a weight has changed, and acting after an optimizer's step.
+
+The rule of one power iteration per weight update needs the first, weight clipping and its like the second.
 
 A tensor counts its in-place changes (``_version``), which tells a new weight from one that was only used again. Fused
 optimizers write weights without counting (seen with torch 2.14: ``_version`` stays put through ``Adam(fused=True)``),
@@ -8,6 +10,7 @@ so a hook after every ``torch.optim`` step counts for them: for the weights that
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,19 +22,26 @@ _watched = WeakTensorKeyDictionary()
 _hook: Any = None
 
 
-def watch(weight: Tensor) -> None:
-    """Have optimizer steps on this leaf tensor counted in its ``_version``."""
+def watch(weight: Tensor, after_step: Callable[[Tensor], None] | None = None) -> None:
+    """Have optimizer steps on this leaf tensor counted in its ``_version``, each followed by ``after_step(weight)``.
+
+    Optimizers that are no ``torch.optim.Optimizer`` are not noticed.
+    """
     global _hook
-    _watched[weight] = True
+    _watched[weight] = after_step
     if _hook is None:
-        _hook = register_optimizer_step_post_hook(_count_step)
+        _hook = register_optimizer_step_post_hook(_after_step)
 
 
-def _count_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+@torch.no_grad()
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if weight.grad is not None and weight in _watched:
                 torch.autograd.graph.increment_version(weight)
+                after_step = _watched[weight]
+                if after_step is not None:
+                    after_step(weight)
 
 
 class UpdateCounter:

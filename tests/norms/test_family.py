@@ -138,7 +138,11 @@ def test_a_frozen_weight_stays_frozen():
     ("norm", "options", "told"),
     [
         ("bsnn", {}, r"^unknown norm 'bsnn'; did you mean '(bsn|bssn)'\?$"),
-        ("layer", {}, "^unknown norm 'layer'; known: none, sn, ssn, bsn, bssn$"),
+        (
+            "layer",
+            {},
+            "^unknown norm 'layer'; known: none, sn, ssn, bsn, bssn, wn, wn-strict, frobenius, clip, sigma-clamp$",
+        ),
         ("bssn", {"scal": 1.2}, r"^norm 'bssn' has no option 'scal'; did you mean 'scale'\?$"),
         ("sn", {"scale": 1.2}, r"^norm 'sn' has no option 'scale'; known: none$"),
         ("none", {"scale": 1.2}, r"^norm 'none' has no option 'scale'"),
@@ -156,7 +160,8 @@ def test_a_refused_norm_leaves_the_module_untouched(norm, options, told):
 
 def test_a_module_without_layers_is_refused():
     with pytest.raises(
-        ValueError, match=r"^Sequential has no layer to normalize; looked for Linear, Conv1d, .*Embedding$"
+        ValueError,
+        match=r"^Sequential has no layer to normalize; looked for Linear, Bilinear, .*ConvTranspose3d$",
     ):
         normalize(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), "sn")
 
@@ -328,6 +333,6 @@ def test_denormalize_keeps_frozen_weights_frozen():
 
 
 def test_every_norm_has_a_summary_and_none_builds_nothing():
-    assert list(NORMS) == ["none", *SPECTRAL]
+    assert list(NORMS) == ["none", *SPECTRAL, "wn", "wn-strict", "frobenius", "clip", "sigma-clamp"]
     assert all(NORMS.summary(name) for name in NORMS)
-    assert NORMS.build("none", torch.eye(2), 0) is None
+    assert NORMS.build("none", nn.Linear(2, 2)) is None
