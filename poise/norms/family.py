@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from poise.norms.gain import Gain, new_gamma
 from poise.norms.normalization import NORMALIZED_LAYERS, Normalization
 from poise.norms.projection import clip, sigma_clamp
 from poise.norms.spectral import SpectralNorm, bsn, bssn, sn, ssn
@@ -44,14 +45,15 @@ def normalize(module: nn.Module, norm: str = "bssn", *, layers: Selection | None
     """Normalize the weights of ``module``'s linear, bilinear, convolution and embedding layers, in place.
 
     The weights stay trainable: ``layer.weight`` becomes a function of ``layer.parametrizations.weight.original``. An
-    optimizer may be built before or after, except for "wn", whose gains it must know: build it after.
+    optimizer may be built before or after, but with "wn" or a γ, which it must know, after.
 
     Args:
         module: any network; a discriminator, as a rule.
         norm: a name from ``poise.norms.NORMS``; "none" leaves the module as it is.
         layers: which layers: a layer type, a pattern of their names ("blocks.*.conv?"), several of either, or a
             function of (name, layer). All that have a weight to normalize by default.
-        **options: the norm's options, e.g. ``scale=1.4`` (unitless) for "ssn" and "bssn".
+        **options: the norm's options, e.g. ``scale=1.4`` (unitless) for "ssn" and "bssn"; ``gamma="per-layer"`` or
+            ``"shared"`` for a learned scale on weight and bias (sn, ssn, bsn, bssn).
 
     Returns:
         The same module.
@@ -80,13 +82,24 @@ def normalize(module: nn.Module, norm: str = "bssn", *, layers: Selection | None
                 f"layer {name or type(layer).__name__!r} is normalized already; poise.denormalize it first"
             )
     # All are built before any is put on: an option that is refused leaves the module as it was.
-    for (_, layer), normalization in [(pair, NORMS.build(norm, pair[1], **options)) for pair in chosen]:
+    built = [(layer, NORMS.build(norm, layer, **options)) for _, layer in chosen]
+    shared = new_gamma(chosen[0][1].get_parameter("weight"))
+    for layer, normalization in built:
         assert normalization is not None
-        weight = layer.get_parameter("weight")
-        # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
-        parametrize.register_parametrization(layer, "weight", normalization, unsafe=True)
-        normalization.settle(weight)  # registering counts as a change of the weight
+        _put_on(layer, normalization, shared)
     return module
+
+
+def _put_on(layer: nn.Module, normalization: Normalization, shared: nn.Parameter) -> None:
+    # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
+    weight = layer.get_parameter("weight")
+    parametrize.register_parametrization(layer, "weight", normalization, unsafe=True)
+    normalization.settle(weight)  # registering counts as a change of the weight
+    if normalization.gamma != "none":
+        gamma = shared if normalization.gamma == "shared" else new_gamma(weight)
+        parametrize.register_parametrization(layer, "weight", Gain(gamma), unsafe=True)
+        if getattr(layer, "bias", None) is not None:
+            parametrize.register_parametrization(layer, "bias", Gain(gamma), unsafe=True)
 
 
 def _is_selected(name: str, layer: nn.Module, layers: Selection) -> bool:
@@ -131,17 +144,28 @@ def denormalize(module: nn.Module) -> nn.Module:
 
 
 def _bake(layer: nn.Module) -> None:
-    """``remove_parametrizations(layer, "weight")`` that leaves the class alone, which a deep copy shares.
+    """``remove_parametrizations`` of weight and γ's bias that leaves the class alone, which a deep copy shares.
 
     Torch deletes ``weight`` from the layer's class, and with it from every copy of the layer (seen with torch 2.14).
     """
-    if set(layer.parametrizations) != {"weight"}:  # type: ignore[arg-type]
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    parametrized = layer.get_submodule("parametrizations")
+    ours = {
+        name
+        for name, steps in parametrized.named_children()
+        if name == "weight" or all(isinstance(step, Gain) for step in steps.children())
+    }
+    if ours != {name for name, _ in parametrized.named_children()}:
+        for name in ours:
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
         return
-    original = layer.get_parameter("parametrizations.weight.original")
-    effective = layer.get_submodule("parametrizations.weight")()
-    with torch.no_grad():
-        original.copy_(effective)  # the same parameter: optimizers keep hold of it
+    baked = {}
+    for name in ours:
+        original = layer.get_parameter(f"parametrizations.{name}.original")
+        effective = layer.get_submodule(f"parametrizations.{name}")()
+        with torch.no_grad():
+            original.copy_(effective)  # the same parameter: optimizers keep hold of it
+        baked[name] = original
     del layer.parametrizations
     layer.__class__ = type(layer).__bases__[0]
-    layer.register_parameter("weight", original)
+    for name in sorted(baked, reverse=True):  # weight before bias, as torch's layers have them
+        layer.register_parameter(name, baked[name])

@@ -29,5 +29,8 @@ def wide(weight: Tensor) -> Tensor:
 class Normalization(nn.Module):
     """A parametrization ``W ↦ normalized W`` put on by ``poise.normalize``; subclasses say which in ``forward``."""
 
+    gamma = "none"
+    """a learned scale on weight and bias: "none", "per-layer", or "shared" by all layers normalized together"""
+
     def settle(self, weight: Tensor) -> None:
         """Told that ``weight`` is the one this was built for, after registering it; for those that keep count."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poise.norms.gain import check_gamma
 from poise.norms.normalization import Normalization, out_dim, wide
 from poise.norms.updates import UpdateCounter
 from poise.spectra.power import as_matrix, power_iteration, rayleigh
@@ -109,28 +110,31 @@ class SpectralNorm(Normalization):
         return f"scale={self.scale}, directions={'+'.join(self.directions)}"
 
 
-def sn(layer: nn.Module) -> SpectralNorm:
+def sn(layer: nn.Module, gamma: str = "none") -> SpectralNorm:
     """``W / σ_out``: spectral normalization (Miyato et al. 2018, eq. 8)."""
-    return _spectral(layer)
+    return _spectral(layer, gamma)
 
 
-def ssn(layer: nn.Module, scale: float = 1.4) -> SpectralNorm:
+def ssn(layer: nn.Module, scale: float = 1.4, gamma: str = "none") -> SpectralNorm:
     """``scale·W / σ_out``: scaled spectral normalization (Lin et al. 2021, section 5)."""
-    return _spectral(layer, scale=scale)
+    return _spectral(layer, gamma, scale=scale)
 
 
-def bsn(layer: nn.Module) -> SpectralNorm:
+def bsn(layer: nn.Module, gamma: str = "none") -> SpectralNorm:
     """``W / ((σ_out + σ_in)/2)``: bidirectional spectral normalization (Lin et al. 2021, section 5)."""
-    return _spectral(layer, bidirectional=True)
+    return _spectral(layer, gamma, bidirectional=True)
 
 
-def bssn(layer: nn.Module, scale: float = 1.4) -> SpectralNorm:
+def bssn(layer: nn.Module, scale: float = 1.4, gamma: str = "none") -> SpectralNorm:
     """``scale·W / ((σ_out + σ_in)/2)``: bidirectional scaled spectral normalization (Lin et al. 2021, section 5)."""
-    return _spectral(layer, bidirectional=True, scale=scale)
+    return _spectral(layer, gamma, bidirectional=True, scale=scale)
 
 
-def _spectral(layer: nn.Module, **options: Any) -> SpectralNorm:
+def _spectral(layer: nn.Module, gamma: str, **options: Any) -> SpectralNorm:
+    check_gamma(gamma)
     # A bilinear weight has no input channels to turn to: its other dimensions are two inputs.
     if isinstance(layer, nn.Bilinear):
         options["bidirectional"] = False
-    return SpectralNorm(layer.get_parameter("weight"), out_dim=out_dim(layer), **options)
+    normalization = SpectralNorm(layer.get_parameter("weight"), out_dim=out_dim(layer), **options)
+    normalization.gamma = gamma
+    return normalization

@@ -58,8 +58,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     for name, tensors in checkpoint.networks.items():
-        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(contiguous, unfinished / f"{name}.safetensors")
+        # Cloned: two names of one tensor, as of a shared γ, are two tensors in the file.
+        separate = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+        save_file(separate, unfinished / f"{name}.safetensors")
     torch.save(checkpoint.optimizers, unfinished / "optimizers.pt")
     sums = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
     state = _signed({**asdict(checkpoint.progress), "sha256": sums})

@@ -144,7 +144,7 @@ def test_a_frozen_weight_stays_frozen():
             "^unknown norm 'layer'; known: none, sn, ssn, bsn, bssn, wn, wn-strict, frobenius, clip, sigma-clamp$",
         ),
         ("bssn", {"scal": 1.2}, r"^norm 'bssn' has no option 'scal'; did you mean 'scale'\?$"),
-        ("sn", {"scale": 1.2}, r"^norm 'sn' has no option 'scale'; known: none$"),
+        ("sn", {"scale": 1.2}, r"^norm 'sn' has no option 'scale'; known: gamma$"),
         ("none", {"scale": 1.2}, r"^norm 'none' has no option 'scale'"),
         ("ssn", {"scale": 0}, "^scale is 0; it must be above 0"),
         ("bssn", {"scale": -1.0}, "^scale is -1.0; it must be above 0"),
