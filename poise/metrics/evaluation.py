@@ -31,7 +31,7 @@ class Measure:
 MEASURES = {
     "modes": Measure("of 1000", "higher"),
     "kl": Measure("nats", "lower"),
-    "score_digits": Measure("classes, 1 to 1000", "higher"),
+    "score_digits": Measure("classes", "higher"),
     "fd_digits": Measure("squared feature units", "lower"),
 }
 

@@ -5,6 +5,7 @@ from poise.norms.family import NORMS, denormalize, normalize, normalized_layers,
 from poise.norms.normalization import NORMALIZED_LAYERS, Normalization, out_dim
 from poise.norms.projection import Clip, Projection, SigmaClamp
 from poise.norms.spectral import SpectralNorm
+from poise.norms.torch_keys import torch_state_dict
 from poise.norms.weight import FrobeniusNorm, WeightNorm
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "normalized_layers",
     "out_dim",
     "sigmas",
+    "torch_state_dict",
 ]

@@ -14,6 +14,7 @@ from poise.norms.gain import Gain, new_gamma
 from poise.norms.normalization import NORMALIZED_LAYERS, Normalization
 from poise.norms.projection import clip, sigma_clamp
 from poise.norms.spectral import SpectralNorm, bsn, bssn, sn, ssn
+from poise.norms.torch_keys import rename_on_load
 from poise.norms.weight import frobenius, wn, wn_strict
 from poise.registry import Builders
 
@@ -95,6 +96,8 @@ def _put_on(layer: nn.Module, normalization: Normalization, shared: nn.Parameter
     weight = layer.get_parameter("weight")
     parametrize.register_parametrization(layer, "weight", normalization, unsafe=True)
     normalization.settle(weight)  # registering counts as a change of the weight
+    if isinstance(normalization, SpectralNorm):
+        layer.register_load_state_dict_pre_hook(rename_on_load)
     if normalization.gamma != "none":
         gamma = shared if normalization.gamma == "shared" else new_gamma(weight)
         parametrize.register_parametrization(layer, "weight", Gain(gamma), unsafe=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -23,7 +24,7 @@ def groups(layer: nn.Module) -> int:
 
 def wide(weight: Tensor) -> Tensor:
     """The weight in float64 if it is that, else in float32: norms are not measured in fewer bits."""
-    return weight if weight.dtype.itemsize == 8 else weight.float()
+    return weight if weight.dtype == torch.float64 else weight.float()
 
 
 class Normalization(nn.Module):
