@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from poise.norms.family import normalized_layers
 from poise.norms.normalization import NORMALIZED_LAYERS, out_dim
+from poise.spectra.operator import effective_weight
 from poise.spectra.power import as_matrix
 
 
@@ -54,10 +55,7 @@ def describe(module: nn.Module) -> Description:
     for name, layer in module.named_modules():
         if not isinstance(layer, NORMALIZED_LAYERS):
             continue
-        was_training = layer.training
-        layer.eval()  # looking must not count as a forward
-        effective = layer.weight.detach()
-        layer.train(was_training)
+        effective = effective_weight(layer)
         weight = effective
         if parametrize.is_parametrized(layer, "weight"):
             weight = dict(layer.named_parameters()).get("parametrizations.weight.original", effective)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from poise.spectra.operator import TRANSPOSED
+
 NORMALIZED_LAYERS = (
     *(nn.Linear, nn.Bilinear, nn.Embedding),
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED),
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED),
 )
 
 
 def out_dim(layer: nn.Module) -> int:
     """The dimension of a layer's weight that counts its output units: 1 for transposed convolutions, else 0."""
-    return 1 if isinstance(layer, _TRANSPOSED) else 0
+    return 1 if isinstance(layer, TRANSPOSED) else 0
 
 
 def groups(layer: nn.Module) -> int:

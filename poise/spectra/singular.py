@@ -1,0 +1,141 @@
+"""Singular values of a layer, by name of the operator meant, and two numbers made of them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from poise.spectra.lanczos import golub_kahan
+from poise.spectra.operator import TRANSPOSED, LinearMap, conv_map, effective_weight, matrix_map
+
+OPERATORS = ("matrix", "conv")
+DENSE_ENTRIES = 2**25  # a convolution's explicit operator: 256 MiB in float64
+DIRECT_ROWS = 256  # up to here a direct decomposition takes less time than an iteration
+
+
+@torch.no_grad()
+def singular_values(
+    layer_or_weight: nn.Module | Tensor,
+    k: int | None = 3,
+    operator: str = "matrix",
+    input_size: int | tuple[int, ...] | None = None,
+    tol: float = 1e-4,
+) -> Tensor:
+    """The k largest singular values of a layer's weight, or of the convolution itself; the layer is left as it was.
+
+    Args:
+        layer_or_weight: a layer with a weight (normalized ones: the weight that evaluation uses), or a tensor of at
+            least 2 dimensions.
+        k: how many; a map with fewer gives all it has. None: the full spectrum.
+        operator: "matrix", the weight reshaped to one row per output unit (dimension 0; 1 of transposed convolutions),
+            as spectral normalization sees it; "conv", the convolution from images to images.
+        input_size: for "conv": the input's spatial size, pixels; an int for all dimensions alike.
+        tol: relative error allowed in each value, unitless.
+
+    Returns:
+        Shape (min(k, number of them),), descending, on the weight's device, float32 (float64 for a float64 weight).
+
+    Raises:
+        ValueError: k < 1, tol not above 0, an unknown operator, "conv" without ``input_size`` or of something else than
+            a convolution, a weight with NaN or infinity, or a full spectrum too large to compute.
+
+    Warns:
+        RuntimeWarning: the tolerance was not reached; the values are then lower bounds.
+
+    Source: Golub and Kahan 1965; Sedghi et al. 2019 (arXiv 1805.10408) for the convolution's operator.
+    """
+    if k is not None and k < 1:
+        raise ValueError(f"k is {k}; ask for at least 1 singular value, or None for all")
+    if not tol > 0:
+        raise ValueError(f"tol is {tol}; it must be above 0")
+    if operator not in OPERATORS:
+        raise ValueError(f"unknown operator {operator!r}; known: {', '.join(OPERATORS)}")
+    weight = _checked(layer_or_weight)
+    if operator == "matrix":
+        linear_map = matrix_map(weight, 1 if isinstance(layer_or_weight, TRANSPOSED) else 0)
+    elif isinstance(layer_or_weight, Tensor):
+        raise ValueError("operator 'conv' was given a tensor; give the layer, which knows its stride and padding")
+    elif input_size is None:
+        raise ValueError("operator 'conv' needs input_size, the spatial size of the layer's input, e.g. (32, 32)")
+    else:
+        linear_map = conv_map(layer_or_weight, input_size)
+    values = _all(linear_map, operator) if _direct(linear_map, k, operator) else _largest(linear_map, k, tol)
+    return values[:k].to(torch.promote_types(weight.dtype, torch.float32))
+
+
+@torch.no_grad()
+def stable_rank(layer_or_weight: nn.Module | Tensor) -> Tensor:
+    """``‖W‖_F² / σ_max²`` of the reshaped weight: a scalar from 1 to its rank, unitless; 0 for a zero weight.
+
+    Raises:
+        ValueError: as ``singular_values``.
+
+    Source: Rudelson and Vershynin 2007 (arXiv math/0503442).
+    """
+    largest = singular_values(layer_or_weight, 1, tol=1e-6)[0]
+    norm = torch.linalg.vector_norm(_checked(layer_or_weight).double()).to(largest.dtype)
+    return torch.where(largest > 0, norm / largest, 0).square()
+
+
+@torch.no_grad()
+def condition_number(layer_or_weight: nn.Module | Tensor) -> Tensor:
+    """``σ_max / σ_min`` of the reshaped weight: a scalar of at least 1, unitless.
+
+    Infinite when the weight lacks full rank: σ_min ≤ ε · max(rows, columns) · σ_max, with ε of
+    float32 (float64 for a float64 weight).
+    The full spectrum is computed: cubic in the smaller dimension.
+
+    Raises:
+        ValueError: as ``singular_values``.
+    """
+    values = singular_values(layer_or_weight, None)
+    weight = _checked(layer_or_weight)
+    dim = 1 if isinstance(layer_or_weight, TRANSPOSED) else 0
+    longer = max(weight.shape[dim], weight.numel() // weight.shape[dim])
+    least = torch.finfo(values.dtype).eps * longer * values[0]
+    return torch.where(values[-1] > least, values[0] / values[-1], math.inf)
+
+
+def _checked(layer_or_weight: nn.Module | Tensor) -> Tensor:
+    """The weight, detached, if it is one that has singular values."""
+    given = layer_or_weight
+    weight = given.detach() if isinstance(given, Tensor) else effective_weight(given)
+    if weight.ndim < 2 or not weight.numel():
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; it needs at least 2 dimensions and none of size 0")
+    if not weight.is_floating_point():
+        raise ValueError(f"weight is {weight.dtype}; singular values are computed of real floating-point weights")
+    if not weight.isfinite().all():
+        raise ValueError("weight has NaN or infinite entries; it has no singular values")
+    return weight
+
+
+def _direct(linear_map: LinearMap, k: int | None, operator: str) -> bool:
+    return k is None or (operator == "matrix" and min(linear_map.shape) <= DIRECT_ROWS)
+
+
+def _all(linear_map: LinearMap, operator: str) -> Tensor:
+    """The full spectrum, from the explicit matrix."""
+    rows, columns = linear_map.shape
+    if operator == "conv" and rows * columns > DENSE_ENTRIES:
+        raise ValueError(
+            f"the full spectrum needs the explicit operator of {rows} × {columns} entries, more than the "
+            f"{DENSE_ENTRIES} allowed; ask for the k largest, or give a smaller input_size"
+        )
+    return torch.linalg.svdvals(linear_map.dense())
+
+
+def _largest(linear_map: LinearMap, k: int | None, tol: float) -> Tensor:
+    assert k is not None
+    found = golub_kahan(linear_map, min(k, *linear_map.shape), tol=tol)
+    if not found.converged:
+        error = float((found.residuals / found.values[0]).amax())
+        warnings.warn(
+            f"singular values are accurate to {error:.1e} only, not to {tol:.1e}, after {found.rounds} rounds; "
+            "they are lower bounds; allow a larger tol or ask for more of them",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return found.values
