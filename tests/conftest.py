@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A busy machine is no failure, and a shared check gives the same answer twice; at a desk new examples are tried.
+settings.register_profile("poise", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("poise")
 
 TINY = {
     "name": "tiny",
