@@ -167,6 +167,13 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "stray word": (["train", "stacked-digits", "fast"], 2, "unexpected word 'fast'.*--field value"),
     "wrong type": (["train", "stacked-digits", "--steps", "few"], 2, "steps: given 'few'; .*integer"),
     "out of range": (["train", "stacked-digits", "--steps=-1"], 2, "steps: given '-1'; .*greater than 0"),
+    "scale of zero": (
+        ["train", "stacked-digits", "--d-norm.scale", "0"],
+        2,
+        "d_norm: scale is 0.0; it must be above 0",
+    ),
+    "no width": (["train", "stacked-digits", "--model.width", "0"], 2, "model: width is 0; it must be at least 1"),
+    "odd resolution": (["train", "stacked-digits", "--data.resolution", "7"], 2, "data: resolution is 7; .*8, 16, 32"),
     "unknown norm": (["train", "stacked-digits", "--d-norm.name", "sm"], 2, "unknown norm 'sm'; did you mean"),
     "unknown option": (["train", "stacked-digits", "--model.depth", "2"], 2, "model 'sngan-cnn' has no option 'depth'"),
     "no such device": (["train", "stacked-digits", "--device", "warp"], 2, "device: given 'warp'; allowed here: auto"),

@@ -11,6 +11,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,27 @@ def load(path: str | Path, network: str = "ema", device: str = "auto") -> Sample
 
 def build(recipe: Recipe) -> tuple[Any, Any, Images]:
     """The recipe's (G, D, data), D normalized. Raises ValueError where they do not fit each other."""
-    data = SOURCES.build(recipe.data.name, **recipe.data.options, **_seeded(recipe))
-    generator, discriminator = create(recipe.model.name, **recipe.model.options)
+    with _naming("data"):
+        data = SOURCES.build(recipe.data.name, **recipe.data.options, **_seeded(recipe))
+    with _naming("model"):
+        generator, discriminator = create(recipe.model.name, **recipe.model.options)
     if generator.resolution != data.resolution:
         raise RecipeError(
             f"model makes {generator.resolution} pixels, data has {data.resolution}: "
             f"set model.resolution={data.resolution} or data.resolution={generator.resolution}"
         )
-    normalize(discriminator, recipe.d_norm.name, **recipe.d_norm.options)
+    with _naming("d_norm"):
+        normalize(discriminator, recipe.d_norm.name, **recipe.d_norm.options)
     return generator, discriminator, data
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Puts the recipe's field before what a room says of its options."""
+    try:
+        yield
+    except ValueError as error:
+        raise RecipeError(f"{field}: {error}") from None
 
 
 def _seeded(recipe: Recipe) -> dict[str, int]:
