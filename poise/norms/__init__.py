@@ -1,7 +1,7 @@
 """Weight normalizations for any PyTorch module. Needs torch only."""
 
 from poise.norms.description import Description, describe
-from poise.norms.family import NORMS, denormalize, normalize, normalized_layers, sigmas
+from poise.norms.family import NORMS, NormalizedWeight, denormalize, normalize, normalized_weights, sigmas
 from poise.norms.normalization import NORMALIZED_LAYERS, Normalization, out_dim
 from poise.norms.projection import Clip, Projection, SigmaClamp
 from poise.norms.spectral import SpectralNorm
@@ -15,6 +15,7 @@ __all__ = [
     "Description",
     "FrobeniusNorm",
     "Normalization",
+    "NormalizedWeight",
     "Projection",
     "SigmaClamp",
     "SpectralNorm",
@@ -22,7 +23,7 @@ __all__ = [
     "denormalize",
     "describe",
     "normalize",
-    "normalized_layers",
+    "normalized_weights",
     "out_dim",
     "sigmas",
     "torch_state_dict",

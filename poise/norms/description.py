@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from poise.norms.family import normalized_layers
-from poise.norms.normalization import NORMALIZED_LAYERS, out_dim
+from poise.norms.family import normalized_weights
+from poise.norms.normalization import NORMALIZED_LAYERS, PACKED, WEIGHT_NAMES, out_dim, weight_name
 from poise.spectra.operator import effective_weight
 from poise.spectra.power import as_matrix
 
@@ -50,21 +49,26 @@ def describe(module: nn.Module) -> Description:
 
     σ is of the weight reshaped to output units × all else, by a full SVD: seconds for very large layers.
     """
-    norms = {name: normalization for name, _, normalization in normalized_layers(module)}
+    normalized = {weight.name: weight for weight in normalized_weights(module)}
     rows = []
     for name, layer in module.named_modules():
-        if not isinstance(layer, NORMALIZED_LAYERS):
-            continue
-        effective = effective_weight(layer)
-        weight = effective
-        if parametrize.is_parametrized(layer, "weight"):
-            weight = dict(layer.named_parameters()).get("parametrizations.weight.original", effective)
-        said = f"{type(norms[name]).__name__}({norms[name].extra_repr()})" if name in norms else "none"
         row_dim = out_dim(layer)
-        rows.append(Row(name, tuple(weight.shape), said, _sigma(weight, row_dim), _sigma(effective, row_dim)))
+        for parameter in WEIGHT_NAMES if isinstance(layer, NORMALIZED_LAYERS) else ():
+            full_name = weight_name(name, parameter)
+            found = normalized.get(full_name)
+            if found is None and getattr(layer, parameter, None) is None:
+                continue
+            effective = effective_weight(layer, parameter)
+            weight = effective if found is None else found.original
+            said = (
+                "none" if found is None else f"{type(found.normalization).__name__}({found.normalization.extra_repr()})"
+            )
+            blocks = PACKED.get(parameter, 1)
+            sigmas = [_sigma(tensor, row_dim, blocks) for tensor in (weight, effective)]
+            rows.append(Row(full_name, tuple(weight.shape), said, *sigmas))
     return Description(tuple(rows))
 
 
-def _sigma(weight: Tensor, row_dim: int) -> float:
-    matrix = as_matrix(weight.detach().float(), row_dim)
-    return torch.linalg.matrix_norm(matrix, 2).item() if matrix.numel() else 0.0
+def _sigma(weight: Tensor, row_dim: int, blocks: int) -> float:
+    matrices = [as_matrix(piece, row_dim) for piece in weight.detach().float().chunk(blocks)]
+    return max(torch.linalg.matrix_norm(matrix, 2).item() if matrix.numel() else 0.0 for matrix in matrices)

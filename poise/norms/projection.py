@@ -7,15 +7,13 @@ every norm; the work is done by a hook after each ``torch.optim`` step. With an 
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from poise.norms.normalization import Normalization, out_dim, wide
-from poise.norms.updates import watch
+from poise.norms.normalization import LayerWeight, Normalization, wide
 from poise.spectra.power import as_matrix, power_iteration, rayleigh
 
 INITIAL_ROUNDS = 15
@@ -24,31 +22,17 @@ INITIAL_ROUNDS = 15
 class Projection(Normalization, ABC):
     """The identity in ``forward``; subclasses change the weight in ``project_``, after each optimizer step."""
 
-    _weight: weakref.ref[Tensor] | None = None
-
     @abstractmethod
     def project_(self, weight: Tensor) -> None:
         """Put ``weight`` back into the set, in place."""
 
-    def settle(self, weight: Tensor) -> None:
-        self._weight = weakref.ref(weight)
-        twin = weakref.ref(self)  # the registry of weights must not keep the module alive
-
-        @torch.no_grad()
-        def project(weight: Tensor) -> None:
-            projection = twin()
-            if projection is not None:
-                projection.project_(weight)
-
-        watch(weight, project)
+    @torch.no_grad()
+    def after_step(self, weight: Tensor) -> None:
+        self.project_(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
-        if weight.is_leaf and (self._weight is None or self._weight() is not weight):
-            self.settle(weight)  # a copy or a loaded weight, seen for the first time
+        self.attend(weight)
         return weight
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_weight": None}  # a copy's weight is another
 
 
 class Clip(Projection):
@@ -103,11 +87,11 @@ class SigmaClamp(Projection):
         return f"sigma={self.sigma}"
 
 
-def clip(layer: nn.Module, bound: float = 0.01) -> Clip:
+def clip(weight: LayerWeight, bound: float = 0.01) -> Clip:
     """Every entry into [−bound, bound] after each optimizer step: weight clipping (Arjovsky et al. 2017)."""
     return Clip(bound)
 
 
-def sigma_clamp(layer: nn.Module, sigma: float = 1.0) -> SigmaClamp:
+def sigma_clamp(weight: LayerWeight, sigma: float = 1.0) -> SigmaClamp:
     """``W − max(0, σ₀ − sigma)·u₀v₀ᵀ`` after each optimizer step: BigGAN's clamp (Brock et al. 2019, section 4.1)."""
-    return SigmaClamp(layer.get_parameter("weight"), out_dim(layer), sigma)
+    return SigmaClamp(weight.tensor, weight.out_dim, sigma)

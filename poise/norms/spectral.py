@@ -1,6 +1,7 @@
-"""Spectral normalization and its scaled and bidirectional forms, on the reshaped weight.
+"""Spectral normalization and its scaled and bidirectional forms, on the reshaped weight or the true convolution.
 
 σ_out is the largest singular value of W as a matrix of c_out rows, σ_in that of c_in rows; linear weights have one σ.
+The strict form takes the operator norm of the convolution itself instead, which needs the size of its input.
 Gradients follow eq. 11 of the SN paper: u and v are constants, σ is not.
 """
 
@@ -9,12 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd import forward_ad
 
-from poise.norms.gain import check_gamma
-from poise.norms.normalization import Normalization, out_dim, wide
+from poise.norms.compiled import register, singular_vectors
+from poise.norms.directions import Direction, Operator, Rows, Scalar, scalar
+from poise.norms.division import Divide, Made, Reading, factor_of, mean_sigma, scaled
+from poise.norms.normalization import Normalization, as_type, full_precision, wide
+from poise.norms.stack import Stack
 from poise.norms.updates import UpdateCounter
-from poise.spectra.power import as_matrix, power_iteration, rayleigh
+from poise.spectra.lanczos import golub_kahan
 
 INITIAL_ROUNDS = 15  # as torch.nn.utils.parametrizations.spectral_norm: u and v start near the singular vectors
 
@@ -28,19 +33,19 @@ class SpectralNorm(Normalization):
 
     Args:
         weight: the weight to normalize; its leading singular vectors are found from it.
-        out_dim: the dimension that counts output units (0; 1 for transposed convolutions).
-        bidirectional: average σ_out with σ_in, for weights of more than two dimensions.
+        directions: by name, the readings of the weight whose σ are averaged: "out", and "in" for bidirectional forms.
         scale: the factor s, unitless.
         eps: a weight whose σ is below this counts as zero and is only scaled.
+
+    Raises:
+        ValueError: a scale out of range, or a weight of fewer than 2 dimensions.
     """
 
-    u_out: Tensor
-    v_out: Tensor
-    u_in: Tensor
-    v_in: Tensor
+    stack: Stack | None = None
+    """small weights of the same shape, with which this one is normalized together"""
 
     def __init__(
-        self, weight: Tensor, *, out_dim: int = 0, bidirectional: bool = False, scale: float = 1.0, eps: float = 1e-12
+        self, weight: Tensor, directions: dict[str, Direction] | None = None, *, scale: float = 1.0, eps: float = 1e-12
     ) -> None:
         super().__init__()
         if not 0 < scale < float("inf"):
@@ -49,92 +54,190 @@ class SpectralNorm(Normalization):
             raise ValueError(f"weight has shape {tuple(weight.shape)}; a spectral norm needs at least 2 dimensions")
         self.scale = float(scale)
         self.eps = eps
-        self.directions = {"out": out_dim}
-        if bidirectional and weight.ndim > 2:
-            self.directions["in"] = 1 - out_dim
-        for name, dim in self.directions.items():
-            matrix = as_matrix(wide(weight.detach()), dim)
-            start = torch.nn.functional.normalize(matrix.new_empty(matrix.shape[0]).normal_(), dim=0)
-            u, v = power_iteration(matrix, start, INITIAL_ROUNDS, eps)
-            self.register_buffer(f"u_{name}", u)
-            self.register_buffer(f"v_{name}", v)
-        self._updates = UpdateCounter()
-        self.settle(weight)
+        self.directions = directions or {"out": Rows()}
+        for name in self.directions:
+            self.register_buffer(f"u_{name}", None)
+            self.register_buffer(f"v_{name}", None)
+        self.updates = UpdateCounter()
+        self.made = Made()
+        self._handle = register(self)
+        self.has_begun = False
+        if self._operator is not None:
+            self.register_buffer("input_size", None)
+        if not self.awaits_input_size:
+            self._begin(weight)
+            self.settle(weight)
 
-    def settle(self, weight: Tensor) -> None:
-        """Take ``weight`` as the one u and v belong to: no round of power iteration is due for it."""
-        self._updates.is_new(weight)
-
-    def sigma(self, weight: Tensor) -> Tensor:
-        """The σ divided by: a scalar, differentiable in the weight, with u and v as they stand."""
-        total = weight.new_zeros(())
-        for name, dim in self.directions.items():
-            u, v = (getattr(self, f"{vector}_{name}").to(weight.dtype) for vector in "uv")
-            total = total + rayleigh(as_matrix(weight, dim), u, v)
-        return total / len(self.directions)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            w = wide(weight)
-            may_iterate = self.training and not torch.is_inference_mode_enabled()
-            if may_iterate and self._updates.is_new(weight):
-                self._iterate(w)
-            sigma = self.sigma(w)
-            # A zero weight has no σ: left as it is, it stays zero and its gradient finite.
-            divisor = torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))
-            return (w * (self.scale / divisor)).to(weight.dtype)
+    @property
+    def _operator(self) -> Operator | None:
+        """The direction that is a convolution, whose input size may be still to be found."""
+        out = self.directions["out"]
+        return out if isinstance(out, Operator) else None
 
     @torch.inference_mode(False)  # u and v must remain tensors that autograd can save
     @torch.no_grad()
-    def _iterate(self, weight: Tensor) -> None:
-        for name, dim in self.directions.items():
-            old = getattr(self, f"u_{name}")
-            u, v = power_iteration(as_matrix(weight, dim), old.to(weight.dtype), eps=self.eps)
-            setattr(self, f"u_{name}", u.to(old.dtype))
-            setattr(self, f"v_{name}", v.to(old.dtype))
+    def _begin(self, weight: Tensor) -> None:
+        """Find u and v from nothing; those of a convolution, slow to converge by powers, by Lanczos iteration."""
+        w = wide(weight.detach())
+        for name, direction in self.directions.items():
+            u = direction.start(w)
+            rounds = INITIAL_ROUNDS
+            if isinstance(direction, Operator):
+                rounds = 1
+                if not w.is_meta:
+                    u = golub_kahan(direction.map(w), 1, rounds=100, tol=1e-5).left.flatten()
+            for _ in range(rounds):
+                u, v, _ = direction.round(w, u, None, self.eps)
+            self.keep(name, u, v)
+        if self._operator is not None:
+            self._buffers["input_size"] = torch.tensor(self._operator.input_size, device=w.device)
+        self.has_begun = not w.is_meta
+
+    def settle(self, weight: Tensor) -> None:
+        """Take ``weight`` as the one u and v belong to: no round of power iteration is due for it."""
+        super().settle(weight)
+        self.updates.is_new(weight)
+
+    @property
+    def awaits_input_size(self) -> bool:
+        """Whether σ cannot be known before a first forward tells the input's size."""
+        return self._operator is not None and self._operator.input_size is None
+
+    @property
+    def can_stack(self) -> bool:
+        """Whether every direction is a matrix."""
+        return self._operator is None
+
+    def note_input_size(self, size: tuple[int, ...]) -> None:
+        """Told the spatial size of the layer's input, of which the first is kept: an operator norm needs it."""
+        if self._operator is not None and self.awaits_input_size:
+            self._operator.input_size = size
+
+    def readings(self) -> list[Reading]:
+        """The directions with their u and v as they stand."""
+        buffers: Any = self._buffers
+        return [(direction, buffers[f"u_{name}"], buffers[f"v_{name}"]) for name, direction in self.directions.items()]
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        """The σ divided by: a scalar, differentiable in the weight, with u and v as they stand."""
+        return mean_sigma(weight, self.readings())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._traced(weight)
+        if not self.has_begun:
+            self._begin(weight)
+            self.settle(weight)
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return self._differentiable(weight, self.readings())
+        is_due = self.training and not torch.is_inference_mode_enabled() and self.updates.is_new(weight)
+        with_graph = weight.requires_grad and torch.is_grad_enabled()
+        if with_graph and self.training and not is_due:
+            made = self.made.get(weight)
+            if made is not None:
+                return made
+        if self.stack is not None:
+            if is_due:
+                self.stack.renew(self, weight)
+            if with_graph and self.training and self.stack.make(self, weight):
+                made = self.made.get(weight)
+                assert made is not None
+                return made
+        measure = self.iterate if is_due and self.stack is None else self._measured
+        sigma = full_precision(measure, weight.device)(wide(weight.detach()))
+        if not with_graph:
+            return scaled(weight, factor_of(sigma, self.scale, self.eps))
+        made = Divide.apply(weight, self.readings(), sigma, self.scale, self.eps)
+        self.made.put(weight, made)
+        return made
+
+    def _differentiable(self, weight: Tensor, readings: list[Reading]) -> Tensor:
+        """The same in plain tensor operations, for what transforms functions: forward mode, ``torch.func``, tracing."""
+        with torch.autocast(weight.device.type, enabled=False):
+            w = wide(weight)
+            return (w * factor_of(mean_sigma(w, readings), self.scale, self.eps)).to(weight.dtype)
+
+    def _traced(self, weight: Tensor) -> Tensor:
+        if not self.has_begun:
+            raise RuntimeError("run one batch through the module before it is compiled: u and v are not known yet")
+        readings = self.readings()
+        if not torch.compiler.is_exporting():
+            found = singular_vectors(weight.detach(), self._handle, self.kept(), self.training)
+            pairs = zip(found[::2], found[1::2], strict=True)
+            readings = [(direction, u, v) for (direction, _, _), (u, v) in zip(readings, pairs, strict=True)]
+        return self._differentiable(weight, readings)
+
+    def renewed(self, weight: Tensor) -> list[Tensor]:
+        """u and v after the round that is due, if the weight last looked at has changed or ``weight`` is another."""
+        known = self.updates.weight
+        if self.updates.has_changed() or known is None or weight.data_ptr() != known.data_ptr():
+            self.iterate(wide(weight))
+        return self.kept()
+
+    def kept(self) -> list[Tensor]:
+        """u and v of every direction, in one list, as they stand."""
+        return [vector for _, u, v in self.readings() for vector in (u, v)]
+
+    def _measured(self, weight: Tensor) -> Scalar:
+        total: Scalar = 0.0
+        for direction, u, v in self.readings():
+            total = total + scalar(direction.sigma(weight, as_type(u, weight.dtype), as_type(v, weight.dtype)))
+        return total / len(self.directions)
+
+    def iterate(self, weight: Tensor) -> Scalar:
+        """One round of power iteration on a detached weight, in every direction; returns the σ divided by."""
+        total: Scalar = 0.0
+        for name, (direction, u, v) in zip(self.directions, self.readings(), strict=True):
+            u, v, sigma = direction.round(weight, as_type(u, weight.dtype), as_type(v, weight.dtype), self.eps)
+            self.keep(name, u, v)
+            total = total + sigma
+        return total / len(self.directions)
+
+    def keep(self, direction: str, u: Tensor, v: Tensor) -> None:
+        """Replace the vectors of a direction, in the type the module was given."""
+        buffers: Any = self._buffers
+        for name, new in ((f"u_{direction}", u), (f"v_{direction}", v)):
+            old = buffers[name]
+            buffers[name] = new if old is None else as_type(new, old.dtype)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._handle = register(self)  # a copy is another norm
+        if self.stack is not None:
+            self.stack.join(self)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
+        was_meta = any(vector is not None and vector.is_meta for vector in self._buffers.values())
+        super()._apply(fn, recurse)
+        if was_meta:
+            self.has_begun = False  # memory without content: begin at the next forward, or with what is loaded
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name, vector in self._buffers.items():
+            if vector is None and f"{prefix}{name}" in state_dict:
+                self._buffers[name] = torch.empty_like(state_dict[f"{prefix}{name}"])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if f"{prefix}u_out" in state_dict:
-            self._updates.loaded()
+            self.updates.loaded()
+            self.made.clear()
+            self.has_begun = True
+            if self._operator is not None and f"{prefix}input_size" in state_dict:
+                self._operator.input_size = tuple(state_dict[f"{prefix}input_size"].tolist())
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         # The round due for the last update runs now instead of at the next forward, so that the vectors saved belong to
         # the weight saved, and a loaded module continues exactly as this one does.
-        weight = self._updates.weight
-        if weight is not None and self.training and self._updates.is_new(weight):
-            self._iterate(wide(weight))
+        if self.training and self.has_begun and self.updates.has_changed():
+            weight = self.updates.weight
+            assert weight is not None
+            with torch.inference_mode(False):  # u and v must remain tensors that autograd can save
+                if self.stack is not None:
+                    self.stack.renew(self, weight)
+                else:
+                    self.iterate(wide(weight))
         super()._save_to_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale}, directions={'+'.join(self.directions)}"
-
-
-def sn(layer: nn.Module, gamma: str = "none") -> SpectralNorm:
-    """``W / σ_out``: spectral normalization (Miyato et al. 2018, eq. 8)."""
-    return _spectral(layer, gamma)
-
-
-def ssn(layer: nn.Module, scale: float = 1.4, gamma: str = "none") -> SpectralNorm:
-    """``scale·W / σ_out``: scaled spectral normalization (Lin et al. 2021, section 5)."""
-    return _spectral(layer, gamma, scale=scale)
-
-
-def bsn(layer: nn.Module, gamma: str = "none") -> SpectralNorm:
-    """``W / ((σ_out + σ_in)/2)``: bidirectional spectral normalization (Lin et al. 2021, section 5)."""
-    return _spectral(layer, gamma, bidirectional=True)
-
-
-def bssn(layer: nn.Module, scale: float = 1.4, gamma: str = "none") -> SpectralNorm:
-    """``scale·W / ((σ_out + σ_in)/2)``: bidirectional scaled spectral normalization (Lin et al. 2021, section 5)."""
-    return _spectral(layer, gamma, bidirectional=True, scale=scale)
-
-
-def _spectral(layer: nn.Module, gamma: str, **options: Any) -> SpectralNorm:
-    check_gamma(gamma)
-    # A bilinear weight has no input channels to turn to: its other dimensions are two inputs.
-    if isinstance(layer, nn.Bilinear):
-        options["bidirectional"] = False
-    normalization = SpectralNorm(layer.get_parameter("weight"), out_dim=out_dim(layer), **options)
-    normalization.gamma = gamma
-    return normalization
+        kind = "operator norm" if self._operator is not None else "+".join(self.directions)
+        return f"scale={self.scale}, directions={kind}"

@@ -10,27 +10,48 @@ so a hook after every ``torch.optim`` step counts for them: for the weights that
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_watched = WeakTensorKeyDictionary()
+
+class Observer(Protocol):
+    """What may ask to be told of a weight's updates."""
+
+    def after_step(self, weight: Tensor) -> None: ...
+
+
+_watched = WeakTensorKeyDictionary()  # leaf tensor → WeakSet of observers
 _hook: Any = None
 
 
-def watch(weight: Tensor, after_step: Callable[[Tensor], None] | None = None) -> None:
-    """Have optimizer steps on this leaf tensor counted in its ``_version``, each followed by ``after_step(weight)``.
+def watch(weight: Tensor, observer: Observer | None = None) -> None:
+    """Have optimizer steps on this tensor counted in its ``_version``, and ``observer`` told after each.
 
-    Optimizers that are no ``torch.optim.Optimizer`` are not noticed.
+    Of a view, the tensor it is a view of is watched. Optimizers that are no ``torch.optim.Optimizer`` are not noticed.
     """
     global _hook
-    _watched[weight] = after_step
+    leaf = owner(weight)
+    observers = _watched.get(leaf)
+    if observers is None:
+        observers = _watched[leaf] = weakref.WeakSet()
+    if observer is not None:
+        observers.add(observer)
     if _hook is None:
         _hook = register_optimizer_step_post_hook(_after_step)
+
+
+def is_watched(weight: Tensor, observer: Observer) -> bool:
+    """Whether ``observer`` is told of steps on this tensor."""
+    return observer in _watched.get(weight, ())
+
+
+def owner(weight: Tensor) -> Tensor:
+    """The tensor itself, or that of which it is a view: where changes are counted."""
+    return weight if weight._base is None or isinstance(weight, torch.nn.Parameter) else weight._base
 
 
 @torch.no_grad()
@@ -39,9 +60,8 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for weight in group["params"]:
             if weight.grad is not None and weight in _watched:
                 torch.autograd.graph.increment_version(weight)
-                after_step = _watched[weight]
-                if after_step is not None:
-                    after_step(weight)
+                for observer in list(_watched[weight]):
+                    observer.after_step(weight)
 
 
 class UpdateCounter:
@@ -51,42 +71,70 @@ class UpdateCounter:
     """
 
     def __init__(self) -> None:
-        self._weight: weakref.ref[Tensor] | None = None
+        self._root: weakref.ref[Tensor] | None = None
+        self._place: tuple[torch.Size, tuple[int, ...], int] | None = None  # of a view in its root
         self._version = -1
         self._known = False
 
     @property
+    def root(self) -> Tensor | None:
+        """The tensor whose changes are counted, if it is still there."""
+        return self._root() if self._root else None
+
+    @property
     def weight(self) -> Tensor | None:
-        """The weight last looked at, if it is still there."""
-        return self._weight() if self._weight else None
+        """The weight last looked at, detached, if it is still there."""
+        root = self.root
+        if root is None or self._place is None:
+            return None if root is None else root.detach()
+        return root.detach().as_strided(*self._place)
 
     def is_new(self, weight: Tensor) -> bool:
         """Whether ``weight`` was updated, edited or exchanged since the last call; the call marks it as seen."""
+        root = owner(weight)
         known, self._known = self._known, False
-        if self.weight is weight:
-            changed = self._version != weight._version
-        else:
-            changed = not known
-            self._weight = weakref.ref(weight)
-            watch(weight)
-        self._version = weight._version
+        if self.root is root:
+            return self.has_changed()
+        self._root = weakref.ref(root)
+        self._place = None if root is weight else (weight.shape, weight.stride(), int(weight.storage_offset()))
+        self._version = root._version
+        watch(root)
+        return not known
+
+    def has_changed(self) -> bool:
+        """Whether the weight last looked at has changed since; the call marks it as seen."""
+        root = self.root
+        if root is None:
+            return False
+        changed = self._version != root._version
+        self._version = root._version
         return changed
+
+    def has_seen(self, root: Tensor) -> bool:
+        """Whether this is what was last looked at, and unchanged since."""
+        return self.root is root and self._version == root._version
 
     def loaded(self) -> None:
         """The weight was just loaded with its singular vectors: in place, or as a tensor yet to be seen."""
-        if self.weight is not None:
-            self.is_new(self.weight)
+        self.has_changed()
         self._known = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UpdateCounter:
         """The copy of an up-to-date counter is up to date for the copied weight; parameters are copied first."""
         twin = UpdateCounter()
-        weight, copied = self.weight, memo.get(id(self.weight))
-        if weight is not None and copied is not None:
+        root, copied = self.root, memo.get(id(self.root))
+        if root is not None and copied is not None:
             twin.is_new(copied)
-            if weight._version != self._version:  # the original's change is still to be noticed, by both
+            twin._place = self._place
+            if root._version != self._version:  # the original's change is still to be noticed, by both
                 twin._version = -1
         return twin
 
-    def __reduce__(self) -> tuple[type[UpdateCounter], tuple[()]]:
-        return UpdateCounter, ()
+    def __getstate__(self) -> dict[str, Any]:
+        # The weight travels beside, as a parameter; what counts is whether its vectors are up to date.
+        root = self.root
+        return {"up_to_date": self._known or (root is not None and self._version == root._version)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self._known = state["up_to_date"]

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from poise.norms.normalization import Normalization, groups, out_dim, wide
+from poise.norms.normalization import LayerWeight, Normalization, groups, wide
 
 EPS = 1e-12  # a unit shorter than this counts as zero and is left as it is
 
@@ -55,36 +55,35 @@ class WeightNorm(Normalization):
             self.gain = nn.Parameter(unit_norms(weight.detach(), row_dim, groups).clone())
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            w = wide(weight)
-            direction = w / _divisor(unit_norms(w, self.row_dim, self.groups) / math.sqrt(self.share))
-            return (direction if self.gain is None else self.gain * direction).to(weight.dtype)
+        # Sums of squares are safe from autocast, which leaves divisions alone and widens norms.
+        w = wide(weight)
+        direction = w / _divisor(unit_norms(w, self.row_dim, self.groups) / math.sqrt(self.share))
+        return (direction if self.gain is None else self.gain * direction).to(weight.dtype)
 
 
 class FrobeniusNorm(Normalization):
     """``W ↦ W / ‖W‖_F``: every singular value, and the operator norm of a linear layer, at most 1."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            w = wide(weight)
-            return (w / _divisor(torch.linalg.vector_norm(w))).to(weight.dtype)
+        w = wide(weight)
+        return (w / _divisor(torch.linalg.vector_norm(w))).to(weight.dtype)
 
 
-def wn(layer: nn.Module) -> WeightNorm:
+def wn(weight: LayerWeight) -> WeightNorm:
     """``g·w/‖w‖`` per output unit, g learned: weight normalization (Salimans & Kingma 2016, eq. 2)."""
-    return WeightNorm(layer.get_parameter("weight"), row_dim=out_dim(layer), groups=groups(layer))
+    return WeightNorm(weight.tensor, row_dim=weight.out_dim, groups=groups(weight.layer))
 
 
-def wn_strict(layer: nn.Module) -> WeightNorm:
+def wn_strict(weight: LayerWeight) -> WeightNorm:
     """``w/‖w‖`` per output unit, no gain, and the bias taken away: strict weight normalization (Xiang & Li 2017)."""
-    if getattr(layer, "bias", None) is not None:
-        layer.register_parameter("bias", None)
-    row_dim = out_dim(layer)
-    stride = getattr(layer, "stride", ()) if row_dim else ()
+    layer = weight.layer
+    if getattr(layer, weight.bias, None) is not None:
+        layer.register_parameter(weight.bias, None)
+    stride = getattr(layer, "stride", ()) if weight.out_dim else ()
     share = math.prod(stride) if isinstance(stride, tuple) else 1
-    return WeightNorm(layer.get_parameter("weight"), row_dim=row_dim, groups=groups(layer), gain=False, share=share)
+    return WeightNorm(weight.tensor, row_dim=weight.out_dim, groups=groups(layer), gain=False, share=share)
 
 
-def frobenius(layer: nn.Module) -> FrobeniusNorm:
+def frobenius(weight: LayerWeight) -> FrobeniusNorm:
     """``W / ‖W‖_F``: Frobenius normalization, a cheap bound of the spectral norm."""
     return FrobeniusNorm()

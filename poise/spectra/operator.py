@@ -74,7 +74,7 @@ class LinearMap:
         return matrix.t() if by_columns else matrix
 
 
-def effective_weight(layer: nn.Module) -> Tensor:
+def effective_weight(layer: nn.Module, parameter: str = "weight") -> Tensor:
     """The weight as evaluation sees it, detached: a norm that iterates while training does not do so for this reading.
 
     Raises:
@@ -83,12 +83,12 @@ def effective_weight(layer: nn.Module) -> Tensor:
     modes = [(part, part.training) for part in layer.modules()]
     try:
         layer.eval()
-        weight = getattr(layer, "weight", None)
+        weight = getattr(layer, parameter, None)
     finally:
         for part, training in modes:
             part.training = training
     if not isinstance(weight, Tensor):
-        raise ValueError(f"{type(layer).__name__} has no weight; give a layer with one, or a tensor")
+        raise ValueError(f"{type(layer).__name__} has no {parameter}; give a layer with one, or a tensor")
     return weight.detach()
 
 
@@ -110,7 +110,12 @@ def matrix_map(weight: Tensor, row_dim: int = 0, dtype: torch.dtype | None = Non
     return LinearMap(lambda x: x @ matrix.t(), lambda y: y @ matrix, (columns,), (rows,), matrix.dtype, matrix.device)
 
 
-def conv_map(layer: nn.Module, input_size: int | tuple[int, ...], dtype: torch.dtype | None = None) -> LinearMap:
+def conv_map(
+    layer: nn.Module,
+    input_size: int | tuple[int, ...],
+    dtype: torch.dtype | None = None,
+    weight: Tensor | None = None,
+) -> LinearMap:
     """A convolution without its bias as a map from images to images, exact for every option torch has.
 
     Args:
@@ -119,6 +124,8 @@ def conv_map(layer: nn.Module, input_size: int | tuple[int, ...], dtype: torch.d
         input_size: height and width of the input, pixels (length for 1d; depth first for 3d); an int for all alike.
         dtype: to compute in; default float64 (float32 on devices without it). Float32 takes half the memory and a third
             of the time on a CPU; on CUDA torch may round it to TF32.
+        weight: to use instead of the layer's, in its own dtype unless ``dtype`` says otherwise; the map is then
+            differentiable in it.
 
     Returns:
         A map from (in_channels, *input_size) to (out_channels, *output size).
@@ -138,8 +145,10 @@ def conv_map(layer: nn.Module, input_size: int | tuple[int, ...], dtype: torch.d
             f"input_size is {input_size}; {type(layer).__name__} needs {len(layer.kernel_size)} spatial sizes of at "
             "least 1, without batch and channels"
         )
-    weight = effective_weight(layer)
-    weight = weight.to(dtype or _widest(weight.device))
+    if weight is None:
+        weight = effective_weight(layer)
+        dtype = dtype or _widest(weight.device)
+    weight = weight.to(dtype or weight.dtype)
     build = _transposed if isinstance(layer, TRANSPOSED) else _direct
     return build(layer, weight, size)
 

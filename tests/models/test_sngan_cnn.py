@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from poise.models import create
-from poise.norms import NORMS, normalize, normalized_layers
+from poise.norms import NORMS, normalize, normalized_weights
 
 RESOLUTIONS = [16, 32, 48, 64]
 
@@ -116,7 +116,7 @@ def test_the_discriminator_runs_under_every_norm(norm, resolution):
     _, d = create("sngan-cnn", resolution=resolution, width=2)
     normalize(d, norm)
     layers = 0 if norm == "none" else sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in d.modules())
-    assert len(list(normalized_layers(d))) == layers
+    assert len(list(normalized_weights(d))) == layers
     images = torch.rand(2, 3, resolution, resolution).mul(2).sub(1).requires_grad_()
     logits = d(images)
     logits.sum().backward()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import poise
 from poise.monitor import SigmaProbe, gradient_norms, weights
-from poise.norms import normalized_layers
+from poise.norms import normalized_weights
 
 NORMS = ["none", "sn", "bssn"]
 
@@ -108,11 +108,12 @@ def test_sigma_of_plain_layers_is_the_largest_singular_value() -> None:
 
 
 @pytest.mark.parametrize("norm", ["sn", "ssn", "bsn", "bssn"])
-def test_sigma_of_normalized_layers_is_what_their_norm_divides_by(norm: str) -> None:
+def test_sigma_of_normalized_weights_is_what_their_norm_divides_by(norm: str) -> None:
     module = mixture(norm)
     probe = SigmaProbe(module)
     for _ in range(80):  # an edit of the weights, even one that changes nothing, has the norm iterate once
-        for _name, layer, _step in normalized_layers(module):
+        for weight in normalized_weights(module):
+            layer = weight.layer
             original(layer).data.mul_(1)
             torch.autograd.graph.increment_version(original(layer))
         forward(module)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from poise.norms import NORMS, denormalize, normalize, normalized_layers, out_dim, sigmas
+from poise.norms import NORMS, denormalize, normalize, normalized_weights, out_dim, sigmas
 
 SPECTRAL = ["sn", "ssn", "bsn", "bssn"]
 EACH_NORM = pytest.mark.parametrize("norm", SPECTRAL)
@@ -68,7 +68,7 @@ def test_normalize_works_in_place_on_every_layer_it_knows(norm):
     network = Network()
     before = dict(network.named_parameters())
     assert normalize(network, norm) is network
-    assert [name for name, _, _ in normalized_layers(network)] == NORMALIZED
+    assert [weight.name for weight in normalized_weights(network)] == NORMALIZED
     for name, weight in zip(NORMALIZED, weights(network), strict=True):
         assert weight is before[f"{name}.weight"]
     assert {id(weight) for weight in network.parameters()} == {id(weight) for weight in before.values()}
@@ -104,13 +104,13 @@ def test_out_dim_counts_the_output_units(layer, expected):
 
 def test_a_single_layer_can_be_normalized():
     layer = normalize(nn.Linear(3, 2), "sn")
-    assert [name for name, _, _ in normalized_layers(layer)] == [""]
+    assert [weight.name for weight in normalized_weights(layer)] == [""]
 
 
 def test_a_layer_used_twice_is_normalized_once():
     shared = nn.Linear(3, 3)
     network = normalize(nn.Sequential(shared, nn.ReLU(), shared), "sn")
-    assert len(list(normalized_layers(network))) == 1
+    assert len(list(normalized_weights(network))) == 1
 
 
 @EACH_NORM
@@ -144,7 +144,7 @@ def test_a_frozen_weight_stays_frozen():
             "^unknown norm 'layer'; known: none, sn, ssn, bsn, bssn, wn, wn-strict, frobenius, clip, sigma-clamp$",
         ),
         ("bssn", {"scal": 1.2}, r"^norm 'bssn' has no option 'scal'; did you mean 'scale'\?$"),
-        ("sn", {"scale": 1.2}, r"^norm 'sn' has no option 'scale'; known: gamma$"),
+        ("sn", {"scale": 1.2}, r"^norm 'sn' has no option 'scale'; known: gamma, operator, input_size$"),
         ("none", {"scale": 1.2}, r"^norm 'none' has no option 'scale'"),
         ("ssn", {"scale": 0}, "^scale is 0; it must be above 0"),
         ("bssn", {"scale": -1.0}, "^scale is -1.0; it must be above 0"),
@@ -174,7 +174,7 @@ def test_a_second_normalization_is_refused_before_anything_is_done():
         normalize(network, "bssn")
     assert list(network.state_dict()) == before
     normalize(denormalize(network), "bssn")
-    assert [name for name, _, _ in normalized_layers(network)] == NORMALIZED
+    assert [weight.name for weight in normalized_weights(network)] == NORMALIZED
 
 
 @EACH_NORM
@@ -296,7 +296,7 @@ def test_baking_a_network_leaves_its_copy_normalized(baked_one):
     assert torch.equal(other(inputs), before)
     other.train()
     train(other, torch.optim.SGD(other.parameters(), lr=0.1))
-    assert [name for name, _, _ in normalized_layers(other)] == NORMALIZED
+    assert [weight.name for weight in normalized_weights(other)] == NORMALIZED
 
 
 def test_an_optimizer_made_before_goes_on_after_denormalize():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import poise
-from poise.norms import normalized_layers
+from poise.norms import normalized_weights
 
 
 def network():
@@ -28,7 +28,7 @@ SELECTIONS = {
 def test_only_the_layers_chosen_are_normalized(selection):
     layers, wanted = selection
     chosen = poise.normalize(network(), "sn", layers=layers)
-    assert [name for name, _, _ in normalized_layers(chosen)] == wanted
+    assert [weight.name for weight in normalized_weights(chosen)] == wanted
 
 
 @pytest.mark.parametrize("layers", ["tail", nn.Conv3d, [], lambda _name, _layer: False])
@@ -47,7 +47,7 @@ def test_norms_may_differ_by_layer():
     assert rows["body.0"].norm == "SpectralNorm(scale=2.0, directions=out+in)"
     assert rows["head"].norm.startswith("WeightNorm(")
     poise.denormalize(mixed)
-    assert list(normalized_layers(mixed)) == []
+    assert list(normalized_weights(mixed)) == []
 
 
 def test_the_table_holds_exact_singular_values_and_changes_nothing():

@@ -186,7 +186,7 @@ def test_first_and_second_derivatives_match_differences(kind, norm):
     # Eval holds u and v still, as autograd takes them to be, while the weight is moved about.
     step.double().eval()
     weight = original.detach().double()[:3, :2].clone().requires_grad_()
-    small = SpectralNorm(weight, out_dim=row_dims(kind, norm)[0], bidirectional=norm[0] == "b", scale=step.scale)
+    small = SpectralNorm(weight, step.directions, scale=step.scale)
     small.double().eval()
     assert torch.autograd.gradcheck(small, (weight,))
     assert torch.autograd.gradgradcheck(small, (weight,))
@@ -238,7 +238,7 @@ def test_a_graph_outlives_a_round_of_iteration():
     first = layer(torch.ones(1, 7)).sum()
     (before,) = torch.autograd.grad(first, original, retain_graph=True)
     u = step.u_out
-    step._iterate(original.detach())
+    step.iterate(original.detach())
     assert not torch.equal(step.u_out, u)
     (after,) = torch.autograd.grad(first, original)
     assert torch.equal(before, after)

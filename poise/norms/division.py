@@ -1,0 +1,136 @@
+"""``W ↦ factor·W`` with ``factor = scale/σ̄``, σ̄ the mean of the directions' σ: in autograd's terms, and made once.
+
+The derivative (SN paper, eq. 11) needs the weight itself, which is kept anyway, and the vectors, which are small;
+so nothing of the weight's size is saved, and the backward pass is one product and one pass over memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import TensorWeakRef
+
+from poise.norms.directions import Direction, Scalar, scalar
+from poise.norms.normalization import as_type, full_precision, wide
+from poise.norms.updates import owner
+
+Reading = tuple[Direction, Tensor, Tensor]
+"""a direction with its u and v"""
+
+
+def mean_sigma(weight: Tensor, readings: list[Reading]) -> Tensor:
+    """σ̄: a scalar, differentiable in the weight with u and v held constant."""
+    total = sum(direction.sigma(weight, u.to(weight.dtype), v.to(weight.dtype)) for direction, u, v in readings)
+    assert isinstance(total, Tensor)
+    return total / len(readings)
+
+
+def factor_of(sigma: Scalar, scale: float, eps: float) -> Scalar:
+    """``scale/σ̄``; a weight that counts as zero is only scaled, so that it stays zero and its gradient finite."""
+    if isinstance(sigma, Tensor):
+        return scale / torch.where(sigma > eps, sigma, torch.ones_like(sigma))
+    return scale / sigma if sigma > eps else scale
+
+
+class Divide(torch.autograd.Function):
+    """``W ↦ factor·W``; its backward is differentiable itself, as gradient penalties need."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, readings: list[Reading], sigma: Scalar, scale: float, eps: float) -> Tensor:
+        ctx.factor = factor_of(sigma, scale, eps)
+        # As attributes, not through save_for_backward, which would let the graph be used only once: a weight that two
+        # losses share is passed through by each. What that function checks is checked below.
+        ctx.weight, ctx.version = weight, weight._version
+        ctx.readings, ctx.sigma, ctx.scale, ctx.eps = readings, sigma, scale, eps
+        return scaled(weight, ctx.factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        weight = ctx.weight
+        if weight._version != ctx.version:
+            raise RuntimeError(
+                "a normalized weight was modified in place between a forward and its backward pass (an optimizer step, "
+                f"as a rule): it is at version {weight._version}, expected version {ctx.version}; run backward first"
+            )
+        derive = _derivative_with_graph if torch.is_grad_enabled() else _derivative
+        derivative = full_precision(derive, weight.device)(ctx, wide(weight), wide(grad))
+        return as_type(derivative, weight.dtype), None, None, None, None
+
+
+def scaled(weight: Tensor, factor: Scalar) -> Tensor:
+    """``factor · weight``, multiplied in float32 or wider, of the weight's type."""
+    return as_type(wide(weight) * factor, weight.dtype)
+
+
+def _derivative(ctx: Any, weight: Tensor, grad: Tensor) -> Tensor:
+    share = _share(ctx, scalar(_inner(grad, weight)), ctx.sigma, ctx.factor)
+    (direction, u, v), *others = ctx.readings
+    total = direction.combined(grad, u, v, ctx.factor, share)
+    for direction, u, v in others:
+        direction.add_derivative_(total, u, v, share)
+    return total
+
+
+def _derivative_with_graph(ctx: Any, weight: Tensor, grad: Tensor) -> Tensor:
+    """The same as a function of weight and gradient that autograd can differentiate again."""
+    sigma = mean_sigma(weight, ctx.readings)
+    factor = factor_of(sigma, ctx.scale, ctx.eps)
+    with torch.no_grad():
+        derivative = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        for direction, u, v in ctx.readings:
+            direction.add_derivative_(derivative, u, v, 1.0)
+    return factor * grad + _share(ctx, torch.sum(grad * weight), sigma, factor) * derivative
+
+
+def _share(ctx: Any, inner: Scalar, sigma: Scalar, factor: Scalar) -> Scalar:
+    """The factor of each direction's derivative: ``−⟨gradient, factor·W⟩ / (σ̄·directions)``, 0 for a zero weight."""
+    if isinstance(sigma, Tensor):
+        safe = torch.where(sigma > ctx.eps, sigma, torch.ones_like(sigma))
+        return torch.where(sigma > ctx.eps, -inner * factor / (safe * len(ctx.readings)), 0)
+    return -inner * factor / (sigma * len(ctx.readings)) if sigma > ctx.eps else 0.0
+
+
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    if x.is_contiguous() and y.is_contiguous():
+        return torch.dot(x.view(-1), y.view(-1))
+    return torch.sum(x * y)
+
+
+class Made:
+    """The normalized weight that a pending backward pass still holds, to be used by every forward until then.
+
+    Only a weak reference is kept: what is freed with the graph is made again from the weight as it then is.
+    """
+
+    def __init__(self) -> None:
+        self._made: TensorWeakRef | None = None
+        self._held: Tensor | None = None
+        self._weight: weakref.ref[Tensor] | None = None
+        self._version = -1
+
+    def get(self, weight: Tensor) -> Tensor | None:
+        """The one made from this weight as it is now, on its device and in its type, if there is one."""
+        if self._made is None or self._weight is None:
+            return None
+        root = owner(weight)
+        if self._weight() is not root or self._version != root._version:
+            return None
+        made, self._held = self._made(), None
+        if made is None or made.device != weight.device or made.dtype != weight.dtype:
+            return None
+        return made
+
+    def put(self, weight: Tensor, made: Tensor, hold: bool = False) -> None:
+        """Remember what was made of this weight; ``hold`` keeps it until it is asked for."""
+        root = owner(weight)
+        self._made, self._weight, self._version = TensorWeakRef(made), weakref.ref(root), root._version
+        self._held = made if hold else None
+
+    def clear(self) -> None:
+        self._made = self._held = None
+
+    def __reduce__(self) -> tuple[type[Made], tuple[()]]:
+        return Made, ()  # copies and pickles begin without

@@ -1,0 +1,117 @@
+"""The named forms of spectral normalization, each from the weight of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from poise.norms.directions import Columns, Direction, Operator, Rows
+from poise.norms.gain import check_gamma
+from poise.norms.normalization import LayerWeight
+from poise.norms.spectral import SpectralNorm
+from poise.norms.stack import SMALL, Stack
+from poise.spectra.operator import CONVOLUTIONS
+
+OPERATORS = ("matrix", "conv")
+
+
+def sn(
+    weight: LayerWeight,
+    gamma: str = "none",
+    operator: str = "matrix",
+    input_size: int | tuple[int, ...] | None = None,
+) -> SpectralNorm:
+    """``W / σ_out``: spectral normalization (Miyato et al. 2018, eq. 8)."""
+    return _spectral(weight, gamma, operator, input_size)
+
+
+def ssn(
+    weight: LayerWeight,
+    scale: float = 1.4,
+    gamma: str = "none",
+    operator: str = "matrix",
+    input_size: int | tuple[int, ...] | None = None,
+) -> SpectralNorm:
+    """``scale·W / σ_out``: scaled spectral normalization (Lin et al. 2021, section 5)."""
+    return _spectral(weight, gamma, operator, input_size, scale)
+
+
+def bsn(
+    weight: LayerWeight,
+    gamma: str = "none",
+    operator: str = "matrix",
+    input_size: int | tuple[int, ...] | None = None,
+) -> SpectralNorm:
+    """``W / ((σ_out + σ_in)/2)``: bidirectional spectral normalization (Lin et al. 2021, section 5)."""
+    return _spectral(weight, gamma, operator, input_size, bidirectional=True)
+
+
+def bssn(
+    weight: LayerWeight,
+    scale: float = 1.4,
+    gamma: str = "none",
+    operator: str = "matrix",
+    input_size: int | tuple[int, ...] | None = None,
+) -> SpectralNorm:
+    """``scale·W / ((σ_out + σ_in)/2)``: bidirectional scaled spectral normalization (Lin et al. 2021, section 5)."""
+    return _spectral(weight, gamma, operator, input_size, scale, bidirectional=True)
+
+
+def _spectral(
+    weight: LayerWeight,
+    gamma: str,
+    operator: str,
+    input_size: int | tuple[int, ...] | None,
+    scale: float = 1.0,
+    bidirectional: bool = False,
+) -> SpectralNorm:
+    check_gamma(gamma)
+    if operator not in OPERATORS:
+        raise ValueError(f"operator is {operator!r}; allowed: {', '.join(map(repr, OPERATORS))}")
+    layer, out_dim = weight.layer, weight.out_dim
+    out, across = (Columns(), Rows()) if out_dim else (Rows(), Columns())
+    directions: dict[str, Direction] = {"out": out}
+    if operator == "conv" and isinstance(layer, CONVOLUTIONS):
+        # A map and its adjoint have one norm: both directions of the true operator are the same.
+        directions = {"out": Operator(layer, _spatial(layer, input_size))}
+    # A bilinear weight has no input channels to turn to: its other dimensions are two inputs.
+    elif bidirectional and weight.tensor.ndim > 2 and not isinstance(layer, nn.Bilinear):
+        directions["in"] = across
+    normalization = SpectralNorm(weight.tensor, directions, scale=scale)
+    normalization.gamma = gamma
+    return normalization
+
+
+def note_input_size(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """A forward pre-hook of a normalized layer: tells its norm the spatial size of the input."""
+    for step in layer.get_submodule("parametrizations.weight").children():
+        if isinstance(step, SpectralNorm) and inputs:
+            weight = layer.get_parameter("parametrizations.weight.original")
+            step.note_input_size(tuple(inputs[0].shape[2 - weight.ndim :]))
+
+
+def _spatial(layer: nn.Module, size: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
+    dimensions = layer.get_parameter("weight").ndim - 2
+    if size is None:
+        return None
+    sizes = (size,) * dimensions if isinstance(size, int) else tuple(size)
+    if len(sizes) != dimensions or min(sizes) < 1:
+        raise ValueError(f"input_size is {size}; {type(layer).__name__} needs {dimensions} spatial sizes of at least 1")
+    return sizes
+
+
+def put_in_stacks(norms: Iterable[tuple[nn.Module, LayerWeight]]) -> None:
+    """Have small weights of one shape and one setting normalized together."""
+    stacks: dict[object, list[SpectralNorm]] = {}
+    for norm, weight in norms:
+        if isinstance(norm, SpectralNorm) and weight.tensor.numel() <= SMALL and norm.can_stack:
+            directions = tuple((name, type(direction)) for name, direction in norm.directions.items())
+            key = (weight.tensor.shape, weight.tensor.dtype, directions, norm.scale, norm.eps)
+            stacks.setdefault(key, []).append(norm)
+    for members in stacks.values():
+        stack = Stack()
+        for member in members if len(members) > 1 else ():
+            member.stack = stack
+            stack.join(member)
