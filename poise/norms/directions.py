@@ -105,7 +105,7 @@ class Rows(Direction):
         if isinstance(of_x, Tensor) or isinstance(of_derivative, Tensor) or not x.is_contiguous():
             return super().combined(x, u, v, of_x, of_derivative)
         # One pass over memory instead of two.
-        return torch.addr(x.view(len(u), -1), u, v, beta=of_x, alpha=of_derivative).view(x.shape)
+        return torch.addr(x.flatten(1), u, v, beta=of_x, alpha=of_derivative).view(x.shape)
 
     def start(self, weight: Tensor) -> Tensor:
         return F.normalize(weight.new_empty(weight.shape[0]).normal_(), dim=0)

@@ -35,62 +35,80 @@ def factor_of(sigma: Scalar, scale: float, eps: float) -> Scalar:
     return scale / sigma if sigma > eps else scale
 
 
+class Division:
+    """One division of a weight by its σ̄: all that its value and its derivative need.
+
+    The weight is kept as an attribute, not by autograd's own means, which would let the graph be used only once: a
+    weight that two losses share is passed through by each. What those means check is checked here.
+    """
+
+    __slots__ = ("eps", "factor", "readings", "scale", "sigma", "version", "weight")
+
+    def __init__(self, weight: Tensor, readings: list[Reading], sigma: Scalar, scale: float, eps: float) -> None:
+        self.weight, self.version, self.readings = weight, weight._version, readings
+        self.sigma, self.scale, self.eps = sigma, scale, eps
+        self.factor = factor_of(sigma, scale, eps)
+
+    def value(self) -> Tensor:
+        return scaled(self.weight, self.factor)
+
+    def derivative(self, grad: Tensor) -> Tensor:
+        """The gradient of the weight for one of its value; to be differentiated again where autograd is on.
+
+        Raises:
+            RuntimeError: the weight was changed in place since.
+        """
+        weight = self.weight
+        if weight._version != self.version:
+            raise RuntimeError(
+                "a normalized weight was modified in place between a forward and its backward pass (an optimizer step, "
+                f"as a rule): it is at version {weight._version}, expected version {self.version}; run backward first"
+            )
+        derive = self._derivative_with_graph if torch.is_grad_enabled() else self._derivative
+        return as_type(full_precision(derive, weight.device)(wide(weight), wide(grad)), weight.dtype)
+
+    def _derivative(self, weight: Tensor, grad: Tensor) -> Tensor:
+        share = self._share(scalar(_inner(grad, weight)), self.sigma, self.factor)
+        (direction, u, v), *others = self.readings
+        total = direction.combined(grad, u, v, self.factor, share)
+        for direction, u, v in others:
+            direction.add_derivative_(total, u, v, share)
+        return total
+
+    def _derivative_with_graph(self, weight: Tensor, grad: Tensor) -> Tensor:
+        """The same as a function of weight and gradient that autograd can differentiate again."""
+        sigma = mean_sigma(weight, self.readings)
+        factor = factor_of(sigma, self.scale, self.eps)
+        with torch.no_grad():
+            derivative = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+            for direction, u, v in self.readings:
+                direction.add_derivative_(derivative, u, v, 1.0)
+        return factor * grad + self._share(torch.sum(grad * weight), sigma, factor) * derivative
+
+    def _share(self, inner: Scalar, sigma: Scalar, factor: Scalar) -> Scalar:
+        """The factor of each direction's derivative: ``−⟨gradient, factor·W⟩ / (σ̄·directions)``; 0 if W is zero."""
+        if isinstance(sigma, Tensor):
+            safe = torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))
+            return torch.where(sigma > self.eps, -inner * factor / (safe * len(self.readings)), 0)
+        return -inner * factor / (sigma * len(self.readings)) if sigma > self.eps else 0.0
+
+
 class Divide(torch.autograd.Function):
     """``W ↦ factor·W``; its backward is differentiable itself, as gradient penalties need."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, readings: list[Reading], sigma: Scalar, scale: float, eps: float) -> Tensor:
-        ctx.factor = factor_of(sigma, scale, eps)
-        # As attributes, not through save_for_backward, which would let the graph be used only once: a weight that two
-        # losses share is passed through by each. What that function checks is checked below.
-        ctx.weight, ctx.version = weight, weight._version
-        ctx.readings, ctx.sigma, ctx.scale, ctx.eps = readings, sigma, scale, eps
-        return scaled(weight, ctx.factor)
+    def forward(ctx: Any, weight: Tensor, division: Division) -> Tensor:  # noqa: ARG004
+        ctx.division = division
+        return division.value()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        weight = ctx.weight
-        if weight._version != ctx.version:
-            raise RuntimeError(
-                "a normalized weight was modified in place between a forward and its backward pass (an optimizer step, "
-                f"as a rule): it is at version {weight._version}, expected version {ctx.version}; run backward first"
-            )
-        derive = _derivative_with_graph if torch.is_grad_enabled() else _derivative
-        derivative = full_precision(derive, weight.device)(ctx, wide(weight), wide(grad))
-        return as_type(derivative, weight.dtype), None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.division.derivative(grad), None
 
 
 def scaled(weight: Tensor, factor: Scalar) -> Tensor:
     """``factor · weight``, multiplied in float32 or wider, of the weight's type."""
     return as_type(wide(weight) * factor, weight.dtype)
-
-
-def _derivative(ctx: Any, weight: Tensor, grad: Tensor) -> Tensor:
-    share = _share(ctx, scalar(_inner(grad, weight)), ctx.sigma, ctx.factor)
-    (direction, u, v), *others = ctx.readings
-    total = direction.combined(grad, u, v, ctx.factor, share)
-    for direction, u, v in others:
-        direction.add_derivative_(total, u, v, share)
-    return total
-
-
-def _derivative_with_graph(ctx: Any, weight: Tensor, grad: Tensor) -> Tensor:
-    """The same as a function of weight and gradient that autograd can differentiate again."""
-    sigma = mean_sigma(weight, ctx.readings)
-    factor = factor_of(sigma, ctx.scale, ctx.eps)
-    with torch.no_grad():
-        derivative = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        for direction, u, v in ctx.readings:
-            direction.add_derivative_(derivative, u, v, 1.0)
-    return factor * grad + _share(ctx, torch.sum(grad * weight), sigma, factor) * derivative
-
-
-def _share(ctx: Any, inner: Scalar, sigma: Scalar, factor: Scalar) -> Scalar:
-    """The factor of each direction's derivative: ``−⟨gradient, factor·W⟩ / (σ̄·directions)``, 0 for a zero weight."""
-    if isinstance(sigma, Tensor):
-        safe = torch.where(sigma > ctx.eps, sigma, torch.ones_like(sigma))
-        return torch.where(sigma > ctx.eps, -inner * factor / (safe * len(ctx.readings)), 0)
-    return -inner * factor / (sigma * len(ctx.readings)) if sigma > ctx.eps else 0.0
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from poise.norms.attaching import attach
 from poise.norms.finite import CheckFinite
 from poise.norms.gain import Gain, new_gamma
 from poise.norms.normalization import (
@@ -22,7 +23,6 @@ from poise.norms.normalization import (
     layer_weights,
     weight_name,
 )
-from poise.norms.pickling import reduce
 from poise.norms.projection import clip, sigma_clamp
 from poise.norms.spectral import SpectralNorm
 from poise.norms.torch_keys import rename_on_load
@@ -122,7 +122,7 @@ def normalize(
             _put_gain_on(weight, gammas.setdefault(key, new_gamma(weight.tensor)))
         if check_finite:
             check = CheckFinite(weight_name(name, weight.parameter))
-            parametrize.register_parametrization(weight.layer, weight.parameter, check, unsafe=True)
+            attach(weight.layer, weight.parameter, check)
     return module
 
 
@@ -134,10 +134,8 @@ def _build(norm: str, weight: LayerWeight, options: dict[str, Any]) -> Normaliza
 def _put_on(weight: LayerWeight, normalization: Normalization) -> None:
     layer = weight.layer
     tensor = layer.get_parameter(weight.parameter)
-    # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
-    parametrize.register_parametrization(layer, weight.parameter, normalization, unsafe=True)
+    attach(layer, weight.parameter, normalization)
     normalization.settle(tensor)  # registering counts as a change of the weight
-    type(layer).__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
     if isinstance(normalization, SpectralNorm):
         layer.register_load_state_dict_pre_hook(rename_on_load)
         if normalization.awaits_input_size:
@@ -151,7 +149,7 @@ def _put_gain_on(weight: LayerWeight, gamma: nn.Parameter) -> None:
             isinstance(step, Gain) for step in layer.get_submodule(f"parametrizations.{name}").children()
         )
         if getattr(layer, name, None) is not None and not has_gain:
-            parametrize.register_parametrization(layer, name, Gain(gamma), unsafe=True)
+            attach(layer, name, Gain(gamma))
 
 
 def _is_selected(name: str, layer: nn.Module, layers: Selection) -> bool:

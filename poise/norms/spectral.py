@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from poise.norms.compiled import register, singular_vectors
 from poise.norms.directions import Direction, Operator, Rows, Scalar, scalar
-from poise.norms.division import Divide, Made, Reading, factor_of, mean_sigma, scaled
+from poise.norms.division import Divide, Division, Made, Reading, factor_of, mean_sigma, scaled
 from poise.norms.normalization import Normalization, as_type, full_precision, wide
 from poise.norms.stack import Stack
 from poise.norms.updates import UpdateCounter
@@ -137,17 +137,17 @@ class SpectralNorm(Normalization):
             if made is not None:
                 return made
         if self.stack is not None:
-            if is_due:
-                self.stack.renew(self, weight)
-            if with_graph and self.training and self.stack.make(self, weight):
+            if with_graph and self.training and self.stack.make(self, weight, is_due):
                 made = self.made.get(weight)
                 assert made is not None
                 return made
+            if is_due and not with_graph:
+                self.stack.renew(self, weight)
         measure = self.iterate if is_due and self.stack is None else self._measured
         sigma = full_precision(measure, weight.device)(wide(weight.detach()))
         if not with_graph:
             return scaled(weight, factor_of(sigma, self.scale, self.eps))
-        made = Divide.apply(weight, self.readings(), sigma, self.scale, self.eps)
+        made = Divide.apply(weight, Division(weight, self.readings(), sigma, self.scale, self.eps))
         self.made.put(weight, made)
         return made
 

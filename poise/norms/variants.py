@@ -11,7 +11,7 @@ from poise.norms.directions import Columns, Direction, Operator, Rows
 from poise.norms.gain import check_gamma
 from poise.norms.normalization import LayerWeight
 from poise.norms.spectral import SpectralNorm
-from poise.norms.stack import SMALL, Stack
+from poise.norms.stack import SMALL, Stack, matrix_shape
 from poise.spectra.operator import CONVOLUTIONS
 
 OPERATORS = ("matrix", "conv")
@@ -103,15 +103,17 @@ def _spatial(layer: nn.Module, size: int | tuple[int, ...] | None) -> tuple[int,
 
 
 def put_in_stacks(norms: Iterable[tuple[nn.Module, LayerWeight]]) -> None:
-    """Have small weights of one shape and one setting normalized together."""
-    stacks: dict[object, list[SpectralNorm]] = {}
+    """Have small weights normalized together, of the order they come in, as many as fill up to one small size."""
+    stack, rows, columns = Stack(), 0, 0
     for norm, weight in norms:
-        if isinstance(norm, SpectralNorm) and weight.tensor.numel() <= SMALL and norm.can_stack:
-            directions = tuple((name, type(direction)) for name, direction in norm.directions.items())
-            key = (weight.tensor.shape, weight.tensor.dtype, directions, norm.scale, norm.eps)
-            stacks.setdefault(key, []).append(norm)
-    for members in stacks.values():
-        stack = Stack()
-        for member in members if len(members) > 1 else ():
-            member.stack = stack
-            stack.join(member)
+        if not isinstance(norm, SpectralNorm) or not norm.can_stack or not weight.tensor.numel():
+            continue
+        shapes = [matrix_shape(direction, weight.tensor.shape) for direction in norm.directions.values()]
+        own_rows, own_columns = max(rows for rows, _ in shapes), max(columns for _, columns in shapes)
+        if own_rows * own_columns > SMALL:
+            continue
+        if max(rows, own_rows) * max(columns, own_columns) > SMALL:
+            stack, rows, columns = Stack(), 0, 0
+        rows, columns = max(rows, own_rows), max(columns, own_columns)
+        norm.stack = stack
+        stack.join(norm)

@@ -236,7 +236,14 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
         raise RecipeError(
             f"{head} is a group; set one of its fields: {nearest('', type(section.default).model_fields)}"
         )
-    current[rest] = value
+    current[rest] = _typed(value)
+
+
+def _typed(value: Any) -> Any:
+    """A command line's text for nothing, "None" or "null", or for a list, "[16, 32]", as what it says."""
+    if isinstance(value, str) and (value in ("None", "null") or (value[:1] == "[" and value[-1:] == "]")):
+        return yaml.safe_load("null" if value == "None" else value)
+    return value
 
 
 def _sentence(prefix: str, error: ValidationError) -> str:

@@ -1,7 +1,8 @@
-"""Pickling of normalized layers, which torch refuses: ``torch.nn.utils.parametrize`` gives each a class of its own.
+"""How a normalization is attached to a layer by ``torch.nn.utils.parametrize``, so that it is quick and pickles.
 
-A pickle holds the layer's true class, its state, and for each parametrized tensor the original with its
-parametrizations, which are registered again when it is read.
+Torch gives each parametrized layer a class of its own and refuses to pickle it. Here a pickle holds the layer's true
+class, its state, and for each parametrized tensor the original with its parametrizations, which are attached again
+when it is read.
 """
 
 from __future__ import annotations
@@ -9,8 +10,33 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+
+class DirectList(parametrize.ParametrizationList):
+    """A list of parametrizations that calls a single one directly: in small layers, calls are what costs time."""
+
+    def __call__(self) -> Tensor:
+        steps = self._modules
+        step = steps.get("0")
+        if step is None or len(steps) > 1 or _has_hooks(step) or _has_hooks(self) or torch.compiler.is_compiling():
+            return super().__call__()
+        return step.forward(self._parameters["original"])
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def attach(layer: nn.Module, parameter: str, step: nn.Module) -> None:
+    """Register a parametrization of one of the layer's parameters."""
+    # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
+    parametrize.register_parametrization(layer, parameter, step, unsafe=True)
+    steps = layer.get_submodule(f"parametrizations.{parameter}")
+    if type(steps) is parametrize.ParametrizationList and hasattr(steps, "original"):
+        steps.__class__ = DirectList
+    type(layer).__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
 
 
 def reduce(layer: nn.Module, protocol: int) -> tuple[Any, ...]:
@@ -47,8 +73,7 @@ def _restore(layer: nn.Module, pickled: tuple[dict[str, Any], dict[str, tuple[An
         else:
             layer.register_buffer(name, original)
         for step in steps:
-            parametrize.register_parametrization(layer, name, step, unsafe=True)
+            attach(layer, name, step)
         original.copy_(value)  # a parametrization with an inverse was handed the value for a normalized one
         if isinstance(original, nn.Parameter):
             assert layer.get_parameter(f"parametrizations.{name}.original") is original
-    type(layer).__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
