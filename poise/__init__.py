@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from poise.monitor import Monitor
-from poise.norms import denormalize, describe, normalize
+from poise.norms import denormalize, describe, normalize, weight_penalty
+from poise.spectra import condition_number, lipschitz_bound, singular_values, stable_rank
 
 if TYPE_CHECKING:
     from poise.api import evaluate, train, write_report
@@ -30,12 +31,17 @@ __all__ = [
     "Monitor",
     "Recipe",
     "Run",
+    "condition_number",
     "denormalize",
     "describe",
     "evaluate",
+    "lipschitz_bound",
     "load",
     "normalize",
+    "singular_values",
+    "stable_rank",
     "train",
+    "weight_penalty",
     "write_report",
 ]
 

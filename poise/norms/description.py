@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Row:
     sigma: float
     """before normalization"""
     effective_sigma: float
-    """of the weight the layer uses"""
+    """of the weight the layer uses; NaN where an operator norm awaits its first input"""
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,17 @@ def describe(module: nn.Module) -> Description:
             found = normalized.get(full_name)
             if found is None and getattr(layer, parameter, None) is None:
                 continue
-            effective = effective_weight(layer, parameter)
-            weight = effective if found is None else found.original
-            said = (
-                "none" if found is None else f"{type(found.normalization).__name__}({found.normalization.extra_repr()})"
-            )
             blocks = PACKED.get(parameter, 1)
-            sigmas = [_sigma(tensor, row_dim, blocks) for tensor in (weight, effective)]
-            rows.append(Row(full_name, tuple(weight.shape), said, *sigmas))
+            if found is None:
+                weight, said = effective_weight(layer, parameter), "none"
+            else:
+                weight, norm = found.original, found.normalization
+                said = f"{type(norm).__name__}({norm.extra_repr()})"
+            sigma = effective_sigma = _sigma(weight, row_dim, blocks)
+            if found is not None:
+                unknown = found.normalization.awaits_input_size
+                effective_sigma = nan if unknown else _sigma(effective_weight(layer, parameter), row_dim, blocks)
+            rows.append(Row(full_name, tuple(weight.shape), said, sigma, effective_sigma))
     return Description(tuple(rows))
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poise.spectra.lanczos import golub_kahan
 from poise.spectra.operator import CONVOLUTIONS, LinearMap, conv_map
 from poise.spectra.power import as_matrix
 
@@ -148,6 +149,9 @@ class Columns(Direction):
 class Operator(Direction):
     """The convolution itself, from images of a given size to images: its σ is the layer's true operator norm.
 
+    A grouped convolution is one map beside another, and its norm that of the largest. Power iteration follows each on
+    its own, in u; v has the leading one's alone, so that ``uᵀWv`` is its σ.
+
     Args:
         layer: any convolution; only its shape, stride and the like are kept.
         input_size: spatial size of its input, pixels; None if it is not known yet.
@@ -156,6 +160,7 @@ class Operator(Direction):
     def __init__(self, layer: nn.Module, input_size: tuple[int, ...] | None = None) -> None:
         assert isinstance(layer, CONVOLUTIONS)
         self.input_size = input_size
+        self.groups = layer.groups
         self._layer = _like(layer)
 
     def map(self, weight: Tensor) -> LinearMap:
@@ -178,6 +183,21 @@ class Operator(Direction):
             lambda v: linear_map.matvec(v.view(1, *linear_map.in_shape)).flatten(),
         )
 
+    def round(self, weight: Tensor, u: Tensor, v: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Scalar]:
+        groups = self.groups
+        if groups == 1:
+            return super().round(weight, u, v, eps)
+        into, out_of = self.products(weight)
+        ahead = into(u).view(groups, -1)
+        ahead = ahead / torch.linalg.vector_norm(ahead, dim=1, keepdim=True).clamp_min(eps)
+        image = out_of(ahead.flatten()).view(groups, -1)
+        lengths = torch.linalg.vector_norm(image, dim=1, keepdim=True)
+        u = torch.where(lengths > eps, image / lengths, u.view(groups, -1)).flatten()
+        leads = torch.arange(groups, device=u.device).unsqueeze(1) == lengths.argmax()
+        leading = torch.where(leads, ahead, 0).flatten()
+        v = leading if v is None else torch.where(lengths.max() > eps, leading, v)
+        return u, v, scalar(torch.dot(u, out_of(v)))
+
     def add_derivative_(self, total: Tensor, u: Tensor, v: Tensor, factor: Scalar) -> None:
         with torch.enable_grad():
             anywhere = torch.zeros_like(total, requires_grad=True)
@@ -186,7 +206,12 @@ class Operator(Direction):
 
     def start(self, weight: Tensor) -> Tensor:
         linear_map = self.map(weight)
-        return F.normalize(weight.new_empty(math.prod(linear_map.out_shape)).normal_(), dim=0)
+        u = F.normalize(weight.new_empty(self.groups, math.prod(linear_map.out_shape) // self.groups).normal_(), dim=1)
+        if not weight.is_meta and weight.isfinite().all():  # powers are slow to converge on a convolution
+            leading = golub_kahan(linear_map, 1, rounds=100, tol=1e-5).left.view(self.groups, -1)
+            lengths = torch.linalg.vector_norm(leading, dim=1, keepdim=True)
+            u = torch.where(lengths > 1e-3, leading / lengths, u)
+        return u.flatten()
 
 
 def _kernel(weight: Tensor) -> int:

@@ -17,6 +17,9 @@ from poise.norms.directions import Direction, Scalar, scalar
 from poise.norms.normalization import as_type, full_precision, wide
 from poise.norms.updates import owner
 
+ONE_THREAD = 2**15
+"""entries up to which torch's elementwise operators keep to one thread"""
+
 Reading = tuple[Direction, Tensor, Tensor]
 """a direction with its u and v"""
 
@@ -112,7 +115,8 @@ def scaled(weight: Tensor, factor: Scalar) -> Tensor:
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
-    if x.is_contiguous() and y.is_contiguous():
+    """``Σ xy``; of large tensors without another of their size, of small ones without waking further threads."""
+    if x.numel() > ONE_THREAD and x.is_contiguous() and y.is_contiguous():
         return torch.dot(x.view(-1), y.view(-1))
     return torch.sum(x * y)
 

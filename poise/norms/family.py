@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from poise.norms.attaching import attach
+from poise.norms.compensation import spectral_compensation
 from poise.norms.finite import CheckFinite
 from poise.norms.gain import Gain, new_gamma
 from poise.norms.normalization import (
@@ -23,7 +24,9 @@ from poise.norms.normalization import (
     layer_weights,
     weight_name,
 )
+from poise.norms.orthogonal import orthogonal
 from poise.norms.projection import clip, sigma_clamp
+from poise.norms.regularization import sigma_reg
 from poise.norms.spectral import SpectralNorm
 from poise.norms.torch_keys import rename_on_load
 from poise.norms.variants import bsn, bssn, note_input_size, put_in_stacks, sn, ssn
@@ -50,6 +53,9 @@ NORMS: Builders[Normalization | None] = Builders(
         "frobenius": frobenius,
         "clip": clip,
         "sigma-clamp": sigma_clamp,
+        "sigma-reg": sigma_reg,
+        "spectral-compensation": spectral_compensation,
+        "orthogonal": orthogonal,
     },
 )
 
@@ -138,8 +144,8 @@ def _put_on(weight: LayerWeight, normalization: Normalization) -> None:
     normalization.settle(tensor)  # registering counts as a change of the weight
     if isinstance(normalization, SpectralNorm):
         layer.register_load_state_dict_pre_hook(rename_on_load)
-        if normalization.awaits_input_size:
-            layer.register_forward_pre_hook(note_input_size)
+    if normalization.awaits_input_size:
+        layer.register_forward_pre_hook(note_input_size, with_kwargs=True)
 
 
 def _put_gain_on(weight: LayerWeight, gamma: nn.Parameter) -> None:
@@ -248,8 +254,11 @@ def _bake(layer: nn.Module) -> None:
     del layer.parametrizations
     layer.__class__ = type(layer).__bases__[0]
     _forget_hooks(layer)
+    others = dict(layer._parameters)
+    layer._parameters.clear()
     for name in sorted(baked, reverse=True):  # weight before bias, as torch's layers have them
         layer.register_parameter(name, baked[name])
+    layer._parameters.update(others)
 
 
 def _forget_hooks(layer: nn.Module) -> None:
@@ -257,3 +266,4 @@ def _forget_hooks(layer: nn.Module) -> None:
         for key, hook in list(hooks.items()):
             if getattr(hook, "hook", hook) in (note_input_size, rename_on_load):
                 del hooks[key]
+                layer._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -108,6 +108,11 @@ class Normalization(nn.Module):
     gamma = "none"
     """a learned scale on weight and bias: "none", "per-layer", or "shared" by all layers normalized together"""
 
+    @property
+    def awaits_input_size(self) -> bool:
+        """Whether the normalized weight cannot be known before a first forward tells the input's size."""
+        return False
+
     def settle(self, weight: Tensor) -> None:
         """Told that ``weight`` is the one this was built for, after registering it; for those that keep count."""
         watch(weight, self)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from poise.norms.normalization import LayerWeight, Normalization, wide
-from poise.spectra.power import as_matrix, power_iteration, rayleigh
-
-INITIAL_ROUNDS = 15
+from poise.norms.leading import Level, leading
+from poise.norms.matrix import as_weight
+from poise.norms.normalization import LayerWeight, Normalization, as_type
+from poise.norms.updates import owner
+from poise.spectra.power import as_matrix
+from poise.spectra.tracking import subspace_round
 
 
 class Projection(Normalization, ABC):
@@ -25,6 +26,10 @@ class Projection(Normalization, ABC):
     @abstractmethod
     def project_(self, weight: Tensor) -> None:
         """Put ``weight`` back into the set, in place."""
+
+    def settle(self, weight: Tensor) -> None:
+        if owner(weight) is weight:  # a piece of a packed weight is handed on by what holds the pieces
+            super().settle(weight)
 
     @torch.no_grad()
     def after_step(self, weight: Tensor) -> None:
@@ -57,34 +62,33 @@ class Clip(Projection):
 
 
 class SigmaClamp(Projection):
-    """``W ← W − max(0, σ₀ − σ_clamp)·u₀v₀ᵀ`` (Brock et al. 2019, section 4.1), one round of power iteration a step.
+    """``W ← W − max(0, σ₀ − σ_clamp)·u₀v₀ᵀ`` (Brock et al. 2019, section 4.1), one round of tracking a step.
+
+    σ_clamp is fixed, or ``ratio`` times the second singular value; a weight that has none is left as it is then.
 
     Args:
-        weight: the weight, from which u₀ is found. row_dim: the dimension that counts output units.
-        sigma: σ_clamp, the largest σ₀ left standing, above 0.
+        weight: the weight, from which v₀ is found. row_dim: the dimension that counts output units.
+        sigma: σ_clamp, the largest σ₀ left standing, above 0; 1 by default.
+        ratio: instead of it, σ_clamp in units of the second singular value, at least 1.
     """
 
-    u: Tensor
+    right: Tensor
 
-    def __init__(self, weight: Tensor, row_dim: int, sigma: float) -> None:
+    def __init__(self, weight: Tensor, row_dim: int, sigma: float | None = None, ratio: float | None = None) -> None:
         super().__init__()
-        if not 0 < sigma < float("inf"):
-            raise ValueError(f"sigma is {sigma}; it must be above 0 and finite")
-        self.sigma, self.row_dim = float(sigma), row_dim
-        matrix = as_matrix(wide(weight.detach()), row_dim)
-        start = F.normalize(torch.randn_like(matrix[:, 0]), dim=0)
-        self.register_buffer("u", power_iteration(matrix, start, INITIAL_ROUNDS)[0])
+        self.level, self.row_dim = Level(sigma, ratio), row_dim
+        self.register_buffer("right", leading(weight, row_dim)[2])
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> None:
-        matrix = as_matrix(wide(weight), self.row_dim)
-        self.u, v = power_iteration(matrix, self.u.to(matrix.dtype))
-        excess = (rayleigh(matrix, self.u, v) - self.sigma).clamp_min(0)
-        correction = (excess * torch.outer(self.u, v)).unflatten(1, weight.movedim(self.row_dim, 0).shape[1:])
-        weight.sub_(correction.movedim(0, self.row_dim).to(weight.dtype))
+        left, values, right = subspace_round(as_matrix(weight, self.row_dim), self.right)
+        self.right = as_type(right, self.right.dtype)
+        excess = values[0] - self.level.of(values)
+        excess = torch.where(excess > 0, excess, 0)  # also for NaN, which a weight may recover from
+        weight.sub_(as_weight(excess * torch.outer(left[0], right[0]), weight, self.row_dim))
 
     def extra_repr(self) -> str:
-        return f"sigma={self.sigma}"
+        return str(self.level)
 
 
 def clip(weight: LayerWeight, bound: float = 0.01) -> Clip:
@@ -92,6 +96,6 @@ def clip(weight: LayerWeight, bound: float = 0.01) -> Clip:
     return Clip(bound)
 
 
-def sigma_clamp(weight: LayerWeight, sigma: float = 1.0) -> SigmaClamp:
-    """``W − max(0, σ₀ − sigma)·u₀v₀ᵀ`` after each optimizer step: BigGAN's clamp (Brock et al. 2019, section 4.1)."""
-    return SigmaClamp(weight.tensor, weight.out_dim, sigma)
+def sigma_clamp(weight: LayerWeight, sigma: float | None = None, ratio: float | None = None) -> SigmaClamp:
+    """``W − max(0, σ₀ − c)·u₀v₀ᵀ`` after each step, c = sigma (1) or ratio·σ₁: BigGAN's clamp (Brock et al. 2019)."""
+    return SigmaClamp(weight.tensor, weight.out_dim, sigma, ratio)

@@ -19,7 +19,6 @@ from poise.norms.division import Divide, Division, Made, Reading, factor_of, mea
 from poise.norms.normalization import Normalization, as_type, full_precision, wide
 from poise.norms.stack import Stack
 from poise.norms.updates import UpdateCounter
-from poise.spectra.lanczos import golub_kahan
 
 INITIAL_ROUNDS = 15  # as torch.nn.utils.parametrizations.spectral_norm: u and v start near the singular vectors
 
@@ -77,16 +76,11 @@ class SpectralNorm(Normalization):
     @torch.inference_mode(False)  # u and v must remain tensors that autograd can save
     @torch.no_grad()
     def _begin(self, weight: Tensor) -> None:
-        """Find u and v from nothing; those of a convolution, slow to converge by powers, by Lanczos iteration."""
+        """Find u and v from nothing."""
         w = wide(weight.detach())
         for name, direction in self.directions.items():
             u = direction.start(w)
-            rounds = INITIAL_ROUNDS
-            if isinstance(direction, Operator):
-                rounds = 1
-                if not w.is_meta:
-                    u = golub_kahan(direction.map(w), 1, rounds=100, tol=1e-5).left.flatten()
-            for _ in range(rounds):
+            for _ in range(INITIAL_ROUNDS):
                 u, v, _ = direction.round(w, u, None, self.eps)
             self.keep(name, u, v)
         if self._operator is not None:
@@ -100,7 +94,6 @@ class SpectralNorm(Normalization):
 
     @property
     def awaits_input_size(self) -> bool:
-        """Whether σ cannot be known before a first forward tells the input's size."""
         return self._operator is not None and self._operator.input_size is None
 
     @property
@@ -108,10 +101,21 @@ class SpectralNorm(Normalization):
         """Whether every direction is a matrix."""
         return self._operator is None
 
-    def note_input_size(self, size: tuple[int, ...]) -> None:
-        """Told the spatial size of the layer's input, of which the first is kept: an operator norm needs it."""
-        if self._operator is not None and self.awaits_input_size:
-            self._operator.input_size = size
+    def note_input_size(self, size: tuple[int, ...], weight: Tensor) -> None:
+        """Told the spatial size of the layer's input, of which the first is kept: an operator norm needs it.
+
+        Raises:
+            ValueError: the layer cannot take this size, which is then forgotten.
+        """
+        operator = self._operator
+        if operator is None or operator.input_size is not None:
+            return
+        operator.input_size = size
+        try:
+            operator.map(weight.detach())
+        except ValueError:
+            operator.input_size = None
+            raise
 
     def readings(self) -> list[Reading]:
         """The directions with their u and v as they stand."""
@@ -125,10 +129,13 @@ class SpectralNorm(Normalization):
     def forward(self, weight: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._traced(weight)
+        is_transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         if not self.has_begun:
-            self._begin(weight)
+            if is_transformed:
+                raise RuntimeError("run one batch through the module before transforming it: u and v are not known yet")
+            full_precision(self._begin, weight.device)(weight)
             self.settle(weight)
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        if is_transformed:
             return self._differentiable(weight, self.readings())
         is_due = self.training and not torch.is_inference_mode_enabled() and self.updates.is_new(weight)
         with_graph = weight.requires_grad and torch.is_grad_enabled()
@@ -206,6 +213,19 @@ class SpectralNorm(Normalization):
         if self.stack is not None:
             self.stack.join(self)
 
+    def _replicate_for_data_parallel(self) -> SpectralNorm:
+        """For ``nn.DataParallel``, whose replicas live for one forward and are handed vectors as they were before it.
+
+        All run the round that may be due, from the same vectors to the same result; this module alone keeps it.
+        """
+        is_due = self.training and self.has_begun and self.updates.has_changed()
+        weight = self.updates.weight
+        if is_due and weight is not None:
+            full_precision(self.iterate, weight.device)(wide(weight))
+        replica = super()._replicate_for_data_parallel()
+        replica.updates, replica.made, replica.stack = UpdateCounter(known=not is_due), Made(), None
+        return replica
+
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         was_meta = any(vector is not None and vector.is_meta for vector in self._buffers.values())
         super()._apply(fn, recurse)
@@ -214,9 +234,11 @@ class SpectralNorm(Normalization):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name, vector in self._buffers.items():
-            if vector is None and f"{prefix}{name}" in state_dict:
-                self._buffers[name] = torch.empty_like(state_dict[f"{prefix}{name}"])
+        if self._operator is not None:  # u and v of another input size, or of none yet: those loaded count
+            for name in self._buffers:
+                loaded = state_dict.get(f"{prefix}{name}")
+                self._buffers[name] = None if loaded is None else torch.empty_like(loaded)
+            self.has_begun = False
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if f"{prefix}u_out" in state_dict:
             self.updates.loaded()

@@ -70,11 +70,11 @@ class UpdateCounter:
     Edits through ``weight.data`` are hidden by PyTorch and not seen until the next change that is counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: bool = False) -> None:
         self._root: weakref.ref[Tensor] | None = None
         self._place: tuple[torch.Size, tuple[int, ...], int] | None = None  # of a view in its root
         self._version = -1
-        self._known = False
+        self._known = known  # whether the next weight, though never seen, is not new
 
     @property
     def root(self) -> Tensor | None:
@@ -136,5 +136,4 @@ class UpdateCounter:
         return {"up_to_date": self._known or (root is not None and self._version == root._version)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
-        self._known = state["up_to_date"]
+        self.__init__(known=state["up_to_date"])  # type: ignore[misc]

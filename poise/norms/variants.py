@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from poise.norms.directions import Columns, Direction, Operator, Rows
 from poise.norms.gain import check_gamma
@@ -70,6 +70,8 @@ def _spectral(
     check_gamma(gamma)
     if operator not in OPERATORS:
         raise ValueError(f"operator is {operator!r}; allowed: {', '.join(map(repr, OPERATORS))}")
+    if input_size is not None and operator != "conv":
+        raise ValueError(f"input_size is {input_size} with operator {operator!r}; only operator 'conv' depends on it")
     layer, out_dim = weight.layer, weight.out_dim
     out, across = (Columns(), Rows()) if out_dim else (Rows(), Columns())
     directions: dict[str, Direction] = {"out": out}
@@ -84,22 +86,31 @@ def _spectral(
     return normalization
 
 
-def note_input_size(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """A forward pre-hook of a normalized layer: tells its norm the spatial size of the input."""
-    for step in layer.get_submodule("parametrizations.weight").children():
-        if isinstance(step, SpectralNorm) and inputs:
-            weight = layer.get_parameter("parametrizations.weight.original")
-            step.note_input_size(tuple(inputs[0].shape[2 - weight.ndim :]))
+def note_input_size(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook of a convolution: tells its norm the spatial size of the input."""
+    steps: Any = layer.get_submodule("parametrizations.weight")
+    x = args[0] if args else kwargs.get("input")
+    dimensions = steps.original.ndim - 2
+    if not isinstance(x, Tensor) or x.ndim not in (dimensions + 1, dimensions + 2):
+        return  # the layer itself will refuse it
+    if x.shape[-dimensions - 1] != layer.in_channels:
+        return
+    for step in steps.children():
+        if isinstance(step, SpectralNorm):
+            step.note_input_size(tuple(x.shape[-dimensions:]), steps.original)
 
 
 def _spatial(layer: nn.Module, size: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
-    dimensions = layer.get_parameter("weight").ndim - 2
     if size is None:
         return None
-    sizes = (size,) * dimensions if isinstance(size, int) else tuple(size)
-    if len(sizes) != dimensions or min(sizes) < 1:
-        raise ValueError(f"input_size is {size}; {type(layer).__name__} needs {dimensions} spatial sizes of at least 1")
-    return sizes
+    dimensions = layer.get_parameter("weight").ndim - 2
+    sizes = (size,) * dimensions if isinstance(size, int) else size
+    is_size = isinstance(sizes, Sequence) and len(sizes) == dimensions
+    if not is_size or not all(isinstance(one, int) and one >= 1 for one in sizes):
+        raise ValueError(
+            f"input_size is {size!r}; {type(layer).__name__} needs an int, or {dimensions} of them, of at least 1"
+        )
+    return tuple(sizes)
 
 
 def put_in_stacks(norms: Iterable[tuple[nn.Module, LayerWeight]]) -> None:

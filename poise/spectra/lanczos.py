@@ -15,7 +15,9 @@ from torch import Tensor
 from poise.spectra.operator import LinearMap
 
 BLOCKS_HELD = 12  # blocks of vectors held before a restart, which keeps half: bounds memory, costs few rounds
+LEAST_HELD = 48  # vectors held at least, however narrow the blocks
 SPARE = 1  # vectors in a block beyond k: speed is then decided by the gap to σ_(k+2)
+GAP_SHARE, STEP_SHARE = 0.3, 0.03  # of the tolerance: for the estimate of a value's error, and for its last change
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def golub_kahan(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
     tol: float = 1e-6,
+    by_value: bool = False,
+    spare: int = SPARE,
 ) -> SingularTriples:
     """The k largest singular values and vectors of a linear map, repeated ones included.
 
@@ -58,9 +62,13 @@ def golub_kahan(
         generator: on the CPU, for random vectors; default one seeded 0, so that results are reproducible.
         tol: stop when ``residual ≤ tol · σ`` for each of the k, unitless; the error of σ is then at most ``tol · σ``
             and, where the next singular value is not close, about the square of it.
+        by_value: stop sooner, when the error of each σ itself is estimated to be below ``tol · σ``: by that square and
+            by the last round's change. An estimate, no bound: a value slightly above, that rounds have yet to reveal,
+            can escape it, though hardly ever by more than twice the tolerance.
+        spare: vectors in a block beyond k. Without any, a value that is repeated more than k times costs no more.
 
     Raises:
-        ValueError: k or rounds out of range, a start of the wrong shape, or a map that gives NaN or infinity.
+        ValueError: k, rounds or spare out of range, a start of the wrong shape, or a map that gives NaN or infinity.
 
     Source: Golub and Kahan 1965; blocks and restarts as named at the top of this file.
     """
@@ -69,6 +77,8 @@ def golub_kahan(
         raise ValueError(f"k is {k}; a map of shape {linear_map.shape} has 1 to {min(rows, columns)} singular values")
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; bidiagonalization needs at least 1")
+    if spare < 0:
+        raise ValueError(f"spare is {spare}; a block cannot have fewer than k vectors")
     if start is not None and start.shape[1:] != linear_map.in_shape:
         raise ValueError(
             f"start has shape {tuple(start.shape)}; needed: (b, {', '.join(map(str, linear_map.in_shape))})"
@@ -76,15 +86,23 @@ def golub_kahan(
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     with torch.autocast(linear_map.device.type, enabled=False):
-        return _iterate(linear_map, k, rounds, start, generator, tol)
+        return _iterate(linear_map, k, rounds, start, generator, tol, by_value, spare)
 
 
 def _iterate(
-    linear_map: LinearMap, k: int, rounds: int, start: Tensor | None, generator: torch.Generator, tol: float
+    linear_map: LinearMap,
+    k: int,
+    rounds: int,
+    start: Tensor | None,
+    generator: torch.Generator,
+    tol: float,
+    by_value: bool,
+    spare: int,
 ) -> SingularTriples:
     rows, columns = linear_map.shape
     empty = torch.empty(0, dtype=linear_map.dtype, device=linear_map.device)
-    width = max(k + SPARE, 0 if start is None else len(start))
+    width = max(k + spare, 0 if start is None else len(start))
+    held = max(BLOCKS_HELD * width, min(LEAST_HELD, BLOCKS_HELD * BLOCKS_HELD))
     block = empty.new_zeros(width, columns)  # zeros are replaced by random directions
     if start is not None:
         block[: len(start)] = start.flatten(1)
@@ -92,11 +110,11 @@ def _iterate(
 
     # Rows of ``left`` and ``right`` are orthonormal. At all times A rightᵀ = leftᵀ core, and Aᵀ maps ``left``, except
     # for its newest rows, into the span of ``right``, so that the newest alone decide the residual.
-    done, converged = 0, False
+    done, converged, last = 0, False, empty.new_zeros(k)
     while done < rounds and not converged:
         done += 1
-        if len(right) + width > BLOCKS_HELD * width:
-            left, values, right = _best(left, core, right, BLOCKS_HELD // 2 * width)
+        if len(right) + width > held:
+            left, values, right = _best(left, core, right, held // 2)
             core = torch.diag(values)
         new = _extend(right, block, generator)
         right = torch.cat([right, new])
@@ -113,7 +131,15 @@ def _iterate(
         rotation, values, _ = torch.linalg.svd(core, full_matrices=False)
         residuals = (rotation[len(left) - len(newest) :, :k].t() @ block).norm(dim=1)
         rounding = 100 * torch.finfo(core.dtype).eps * values[0]  # a zero singular value has no relative accuracy
-        converged = len(right) == columns or bool((residuals <= (tol * values[:k]).clamp_min(rounding)).all())
+        enough = residuals <= (tol * values[:k]).clamp_min(rounding)
+        if by_value:
+            # Values within the tolerance may stand for one another: the gap that counts is to those beyond.
+            beyond = torch.where(values < (1 - tol / 2) * values[:k, None], values, 0).amax(1)
+            gaps = values[:k].square() - beyond.square()
+            steady = values[:k] - last <= STEP_SHARE * tol * values[:k]
+            enough |= steady & (residuals.square() <= GAP_SHARE * tol * 2 * gaps)
+            last = values[:k]
+        converged = len(right) == columns or bool(enough.all())
     left, values, right = _best(left, core, right, k)
     left, right = left.view(-1, *linear_map.out_shape), right.view(-1, *linear_map.in_shape)
     return SingularTriples(values, left, right, residuals, done, converged)
@@ -147,9 +173,13 @@ def _directions(basis: Tensor, block: Tensor) -> Tensor:
     least = 100 * torch.finfo(block.dtype).eps * torch.linalg.matrix_norm(block)
     for _ in range(2):
         block = block - (block @ basis.t()) @ basis
-        q, r = torch.linalg.qr(block.t())
-        rotation, lengths, _ = torch.linalg.svd(r, full_matrices=False)
-        block = (q @ rotation[:, lengths > least]).t()
+        if len(block) == 1:
+            lengths = block.norm(dim=1)
+            block = (block / lengths)[lengths > least]
+        else:
+            q, r = torch.linalg.qr(block.t())
+            rotation, lengths, _ = torch.linalg.svd(r, full_matrices=False)
+            block = (q @ rotation[:, lengths > least]).t()
         if not len(block):
             break
         least = torch.full_like(least, 0.5)

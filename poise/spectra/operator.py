@@ -105,7 +105,7 @@ def matrix_map(weight: Tensor, row_dim: int = 0, dtype: torch.dtype | None = Non
     """
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; a matrix needs at least 2 dimensions")
-    matrix = as_matrix(weight.detach(), row_dim).to(dtype or _widest(weight.device))
+    matrix = as_matrix(weight.detach(), row_dim).to(dtype or widest(weight.device))
     rows, columns = matrix.shape
     return LinearMap(lambda x: x @ matrix.t(), lambda y: y @ matrix, (columns,), (rows,), matrix.dtype, matrix.device)
 
@@ -147,7 +147,7 @@ def conv_map(
         )
     if weight is None:
         weight = effective_weight(layer)
-        dtype = dtype or _widest(weight.device)
+        dtype = dtype or widest(weight.device)
     weight = weight.to(dtype or weight.dtype)
     build = _transposed if isinstance(layer, TRANSPOSED) else _direct
     return build(layer, weight, size)
@@ -223,5 +223,6 @@ def _transposed(layer: _ConvNd, weight: Tensor, size: tuple[int, ...]) -> Linear
     )
 
 
-def _widest(device: torch.device) -> torch.dtype:
+def widest(device: torch.device) -> torch.dtype:
+    """The most precise type that a device computes in."""
     return torch.float32 if device.type == "mps" else torch.float64

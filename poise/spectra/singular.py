@@ -7,13 +7,16 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from poise.spectra.lanczos import golub_kahan
+from poise.spectra.lanczos import SPARE, golub_kahan
 from poise.spectra.operator import TRANSPOSED, LinearMap, conv_map, effective_weight, matrix_map
+from poise.spectra.waves import waves
 
 OPERATORS = ("matrix", "conv")
 DENSE_ENTRIES = 2**25  # a convolution's explicit operator: 256 MiB in float64
 DIRECT_ROWS = 256  # up to here a direct decomposition takes less time than an iteration
+FINEST = 1e-4  # the smallest tolerance for which an iteration in float32 is tried
 
 
 @torch.no_grad()
@@ -62,7 +65,14 @@ def singular_values(
         raise ValueError("operator 'conv' needs input_size, the spatial size of the layer's input, e.g. (32, 32)")
     else:
         linear_map = conv_map(layer_or_weight, input_size)
-    values = _all(linear_map, operator) if _direct(linear_map, k, operator) else _largest(linear_map, k, tol)
+    if k is None or min(linear_map.shape) <= DIRECT_ROWS:
+        values = _all(linear_map, operator)
+    else:
+        count, values = min(k, *linear_map.shape), None
+        if weight.dtype != torch.float64 and tol >= FINEST:
+            values = _quickly(layer_or_weight, weight, input_size if operator == "conv" else None, linear_map, count, tol)
+        if values is None:
+            values = _precisely(linear_map, count, tol)
     return values[:k].to(torch.promote_types(weight.dtype, torch.float32))
 
 
@@ -112,10 +122,6 @@ def _checked(layer_or_weight: nn.Module | Tensor) -> Tensor:
     return weight
 
 
-def _direct(linear_map: LinearMap, k: int | None, operator: str) -> bool:
-    return k is None or (operator == "matrix" and min(linear_map.shape) <= DIRECT_ROWS)
-
-
 def _all(linear_map: LinearMap, operator: str) -> Tensor:
     """The full spectrum, from the explicit matrix."""
     rows, columns = linear_map.shape
@@ -127,9 +133,38 @@ def _all(linear_map: LinearMap, operator: str) -> Tensor:
     return torch.linalg.svdvals(linear_map.dense())
 
 
-def _largest(linear_map: LinearMap, k: int | None, tol: float) -> Tensor:
-    assert k is not None
-    found = golub_kahan(linear_map, min(k, *linear_map.shape), tol=tol)
+def _quickly(
+    given: nn.Module | Tensor,
+    weight: Tensor,
+    input_size: int | tuple[int, ...] | None,
+    linear_map: LinearMap,
+    k: int,
+    tol: float,
+) -> Tensor | None:
+    """The k largest by an iteration in float32, where it gets there; ``linear_map`` has the same in float64.
+
+    Only the vectors are from float32, or from TF32 where that is switched on. The values are computed from them in
+    float64, and err by the square of the vectors' error.
+    """
+    scale = weight.abs().amax()
+    if not scale > 0:
+        return None
+    scaled = (weight / scale).float()
+    if input_size is None or isinstance(given, Tensor):
+        quick, start = matrix_map(scaled, 1 if isinstance(given, TRANSPOSED) else 0, torch.float32), None
+    else:
+        quick = conv_map(given, input_size, weight=scaled)
+        assert isinstance(given, _ConvNd)
+        start = waves(given, scaled, quick, k if k == 1 else k + SPARE)
+    found = golub_kahan(quick, k, start=start, tol=tol, by_value=True, spare=0 if k == 1 else SPARE)
+    if not found.converged:
+        return None
+    right = torch.linalg.qr(found.right.flatten(1).t().to(linear_map.dtype)).Q.t()
+    return torch.linalg.svdvals(linear_map.matvec(right.reshape(found.right.shape)).flatten(1))
+
+
+def _precisely(linear_map: LinearMap, k: int, tol: float) -> Tensor:
+    found = golub_kahan(linear_map, k, tol=tol)
     if not found.converged:
         error = float((found.residuals / found.values[0]).amax())
         warnings.warn(

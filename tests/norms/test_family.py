@@ -141,7 +141,8 @@ def test_a_frozen_weight_stays_frozen():
         (
             "layer",
             {},
-            "^unknown norm 'layer'; known: none, sn, ssn, bsn, bssn, wn, wn-strict, frobenius, clip, sigma-clamp$",
+            "^unknown norm 'layer'; known: none, sn, ssn, bsn, bssn, wn, wn-strict, frobenius, clip, sigma-clamp, "
+            "sigma-reg, spectral-compensation, orthogonal$",
         ),
         ("bssn", {"scal": 1.2}, r"^norm 'bssn' has no option 'scal'; did you mean 'scale'\?$"),
         ("sn", {"scale": 1.2}, r"^norm 'sn' has no option 'scale'; known: gamma, operator, input_size$"),
@@ -333,6 +334,7 @@ def test_denormalize_keeps_frozen_weights_frozen():
 
 
 def test_every_norm_has_a_summary_and_none_builds_nothing():
-    assert list(NORMS) == ["none", *SPECTRAL, "wn", "wn-strict", "frobenius", "clip", "sigma-clamp"]
+    others = ["wn", "wn-strict", "frobenius", "clip", "sigma-clamp", "sigma-reg", "spectral-compensation", "orthogonal"]
+    assert list(NORMS) == ["none", *SPECTRAL, *others]
     assert all(NORMS.summary(name) for name in NORMS)
     assert NORMS.build("none", nn.Linear(2, 2)) is None
