@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from networks import SNGAN32
+from timing import bar_plot, interleaved, write_csv
 from torch import nn
 
 import poise
-from benchmarks.networks import SNGAN32
-from benchmarks.timing import bar_plot, interleaved, write_csv
 
 BATCH = 64
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import SNGAN32, biggan128_layers, normalized_layers
+from timing import bar_plot, interleaved, write_csv
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
 import poise
-from benchmarks.networks import SNGAN32, biggan128_layers, normalized_layers
-from benchmarks.timing import bar_plot, interleaved, write_csv
 
 Weights = Callable[[], list[Tensor]]
 

@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from networks import SNGAN32, biggan128_layers
+from timing import bar_plot, write_csv
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.networks import SNGAN32, biggan128_layers
-from benchmarks.timing import bar_plot, write_csv
 from poise.models import create
 from poise.spectra import SpectrumTracker
 
@@ -148,7 +145,7 @@ def main() -> None:
         "top_singular_values.png",
         group="network",
         value="ratio",
-        label=f"time for the largest singular values of all layers,\n× torch.linalg.svdvals ({torch.get_num_threads()} threads)",
+        label="time for the largest singular values of all layers,\n× torch.linalg.svdvals",
         limits={"1/20": 0.05},
     )
 

@@ -104,9 +104,10 @@ def _recipes(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 def _norms(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.norms import NORMS
 
+    width = max(map(len, NORMS))
     for name in NORMS:
         options = ", ".join(f"{option}={p.default}" for option, p in NORMS.options(name).items())
-        print(f"{name:<11} {NORMS.summary(name).replace('``', '')}" + (f"  [{options}]" if options else ""))
+        print(f"{name:<{width}} {NORMS.summary(name).replace('``', '')}" + (f"  [{options}]" if options else ""))
     return 0
 
 

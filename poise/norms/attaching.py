@@ -13,16 +13,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from poise.norms.normalization import Normalization
+
 
 class DirectList(parametrize.ParametrizationList):
     """A list of parametrizations that calls a single one directly: in small layers, calls are what costs time."""
 
     def __call__(self) -> Tensor:
-        steps = self._modules
+        steps, original = self._modules, self._parameters.get("original")
         step = steps.get("0")
-        if step is None or len(steps) > 1 or _has_hooks(step) or _has_hooks(self) or torch.compiler.is_compiling():
+        if step is None or original is None or len(steps) > 1 or torch.compiler.is_compiling():
             return super().__call__()
-        return step.forward(self._parameters["original"])
+        return super().__call__() if _has_hooks(step) or _has_hooks(self) else step.forward(original)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "original":
+            self.attend()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.attend()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.attend()
+
+    def attend(self) -> None:
+        """Tell the norms of a weight that may be another one now: compiled code, which cannot look, relies on it."""
+        original = self._parameters.get("original")
+        for step in self._modules.values():
+            if original is not None and isinstance(step, Normalization):
+                step.attend(original)
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -77,3 +99,6 @@ def _restore(layer: nn.Module, pickled: tuple[dict[str, Any], dict[str, tuple[An
         original.copy_(value)  # a parametrization with an inverse was handed the value for a normalized one
         if isinstance(original, nn.Parameter):
             assert layer.get_parameter(f"parametrizations.{name}.original") is original
+        attached = layer.get_submodule(f"parametrizations.{name}")
+        if isinstance(attached, DirectList):
+            attached.attend()

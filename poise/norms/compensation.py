@@ -37,6 +37,8 @@ Triples = tuple[Tensor, Tensor, Tensor]
 class SpectralCompensation(Normalization):
     """``W ↦ (W + ΔW)/σ₁`` as this file's head says; one singular value decomposition per weight update.
 
+    It takes half a second for 256 × 2304 on two cores. Compiled code runs it at every forward.
+
     γ of the dynamic form is the buffer ``ratios``; it is saved with the module and grows in training mode alone.
 
     Args:
@@ -88,14 +90,14 @@ class SpectralCompensation(Normalization):
         """γ, given the ratios as they stand."""
         if self.ratios is None:
             return torch.ones_like(standing)
-        if self.training and not is_transformed() and not torch.is_inference_mode_enabled():
+        may_keep = torch.compiler.is_compiling() or not torch.is_inference_mode_enabled()
+        if self.training and may_keep and not is_transformed():
             self.ratios = torch.fmax(self.ratios, standing)  # fmax passes over NaN
         return self.ratios
 
-    @torch.compiler.disable
     def _decomposed(self, weight: Tensor) -> Triples:
         """The singular triples that may be lifted, of the weight as it is; kept until it changes."""
-        if is_transformed():
+        if is_transformed() or torch.compiler.is_compiling():
             return self._decompose(weight)
         if self.updates.is_new(weight) or self._triples is None:
             with torch.inference_mode(False):  # what is kept must remain tensors that autograd can save

@@ -129,9 +129,9 @@ class Made:
 
     def __init__(self) -> None:
         self._made: TensorWeakRef | None = None
-        self._held: Tensor | None = None
+        self.division: Division | None = None
         self._weight: weakref.ref[Tensor] | None = None
-        self._version = -1
+        self._version = self._made_version = -1
 
     def get(self, weight: Tensor) -> Tensor | None:
         """The one made from this weight as it is now, on its device and in its type, if there is one."""
@@ -140,19 +140,24 @@ class Made:
         root = owner(weight)
         if self._weight() is not root or self._version != root._version:
             return None
-        made, self._held = self._made(), None
-        if made is None or made.device != weight.device or made.dtype != weight.dtype:
+        made = self._made()
+        if made is None or made._version != self._made_version:  # it was written to
             return None
-        return made
+        return made if made.device == weight.device and made.dtype == weight.dtype else None
 
-    def put(self, weight: Tensor, made: Tensor, hold: bool = False) -> None:
-        """Remember what was made of this weight; ``hold`` keeps it until it is asked for."""
+    def take_division(self, weight: Tensor) -> Division | None:
+        """What was found with others' to divide this weight by, as it is now; it can be taken once."""
+        division, self.division = self.division, None
+        return division if division and division.weight is weight and division.version == weight._version else None
+
+    def put(self, weight: Tensor, made: Tensor) -> None:
+        """Remember what was made of this weight."""
         root = owner(weight)
-        self._made, self._weight, self._version = TensorWeakRef(made), weakref.ref(root), root._version
-        self._held = made if hold else None
+        self._made, self._made_version = TensorWeakRef(made), made._version
+        self._weight, self._version = weakref.ref(root), root._version
 
     def clear(self) -> None:
-        self._made = self._held = None
+        self._made = self.division = None
 
     def __reduce__(self) -> tuple[type[Made], tuple[()]]:
         return Made, ()  # copies and pickles begin without

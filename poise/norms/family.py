@@ -154,7 +154,7 @@ def _put_gain_on(weight: LayerWeight, gamma: nn.Parameter) -> None:
         has_gain = parametrize.is_parametrized(layer, name) and any(
             isinstance(step, Gain) for step in layer.get_submodule(f"parametrizations.{name}").children()
         )
-        if getattr(layer, name, None) is not None and not has_gain:
+        if (parametrize.is_parametrized(layer, name) or layer._parameters.get(name) is not None) and not has_gain:
             attach(layer, name, Gain(gamma))
 
 

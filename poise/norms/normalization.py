@@ -51,6 +51,8 @@ class LayerWeight:
 
     def pieces(self) -> list[LayerWeight]:
         """The weight of each stacked map; a weight that is one map is its only piece."""
+        if self.blocks == 1:
+            return [self]
         return [LayerWeight(self.layer, self.parameter, piece) for piece in self.tensor.chunk(self.blocks)]
 
 
@@ -97,7 +99,7 @@ def as_type(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def full_precision(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
     """The function without autocast, where that is on: norms are not measured in fewer bits."""
-    if torch.is_autocast_enabled(device.type):
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)(function)
     return function
 
@@ -115,10 +117,11 @@ class Normalization(nn.Module):
 
     def settle(self, weight: Tensor) -> None:
         """Told that ``weight`` is the one this was built for, after registering it; for those that keep count."""
-        watch(weight, self)
+        if owner(weight) is weight:  # a part of a packed weight is told by what packs it
+            watch(weight, self)
 
     def attend(self, weight: Tensor) -> None:
-        """Ask to be told of optimizer steps on a weight that may be another than it was: of a copy, or a loaded one."""
+        """Told of the weight after it may have become another: in a copy, by loading, or by an assignment."""
         if not torch.compiler.is_compiling() and owner(weight) is weight and not is_watched(weight, self):
             watch(weight, self)
 
@@ -148,12 +151,18 @@ class Packed(Normalization):
         for part, piece in self._pairs(weight):
             part.settle(piece)
 
+    def attend(self, weight: Tensor) -> None:
+        super().attend(weight)
+        for part, piece in self._pairs(weight):
+            part.attend(piece)
+
     def after_step(self, weight: Tensor) -> None:
         for part, piece in self._pairs(weight):
             part.after_step(piece)
 
     def forward(self, weight: Tensor) -> Tensor:
-        self.attend(weight)
+        if not torch.compiler.is_compiling():
+            self.attend(weight)
         return torch.cat([part(piece) for part, piece in self._pairs(weight)])
 
     def extra_repr(self) -> str:

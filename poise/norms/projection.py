@@ -15,7 +15,6 @@ from torch import Tensor
 from poise.norms.leading import Level, leading
 from poise.norms.matrix import as_weight
 from poise.norms.normalization import LayerWeight, Normalization, as_type
-from poise.norms.updates import owner
 from poise.spectra.power import as_matrix
 from poise.spectra.tracking import subspace_round
 
@@ -26,10 +25,6 @@ class Projection(Normalization, ABC):
     @abstractmethod
     def project_(self, weight: Tensor) -> None:
         """Put ``weight`` back into the set, in place."""
-
-    def settle(self, weight: Tensor) -> None:
-        if owner(weight) is weight:  # a piece of a packed weight is handed on by what holds the pieces
-            super().settle(weight)
 
     @torch.no_grad()
     def after_step(self, weight: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from poise.norms.compiled import register, singular_vectors
 from poise.norms.directions import Direction, Operator, Rows, Scalar, scalar
-from poise.norms.division import Divide, Division, Made, Reading, factor_of, mean_sigma, scaled
+from poise.norms.division import Divide, Division, Made, Reading, factor_of, mean_sigma
 from poise.norms.normalization import Normalization, as_type, full_precision, wide
 from poise.norms.stack import Stack
 from poise.norms.updates import UpdateCounter
@@ -40,6 +40,7 @@ class SpectralNorm(Normalization):
         ValueError: a scale out of range, or a weight of fewer than 2 dimensions.
     """
 
+    _origin: SpectralNorm | None = None
     stack: Stack | None = None
     """small weights of the same shape, with which this one is normalized together"""
 
@@ -92,6 +93,9 @@ class SpectralNorm(Normalization):
         super().settle(weight)
         self.updates.is_new(weight)
 
+    def attend(self, weight: Tensor) -> None:
+        self.updates.meet(weight)
+
     @property
     def awaits_input_size(self) -> bool:
         return self._operator is not None and self._operator.input_size is None
@@ -143,20 +147,30 @@ class SpectralNorm(Normalization):
             made = self.made.get(weight)
             if made is not None:
                 return made
-        if self.stack is not None:
-            if with_graph and self.training and self.stack.make(self, weight, is_due):
-                made = self.made.get(weight)
-                assert made is not None
-                return made
-            if is_due and not with_graph:
-                self.stack.renew(self, weight)
-        measure = self.iterate if is_due and self.stack is None else self._measured
-        sigma = full_precision(measure, weight.device)(wide(weight.detach()))
+        division = self.made.take_division(weight) if with_graph and not is_due else None
+        if division is None:
+            division = self._divide(weight, is_due, with_graph)
         if not with_graph:
-            return scaled(weight, factor_of(sigma, self.scale, self.eps))
-        made = Divide.apply(weight, Division(weight, self.readings(), sigma, self.scale, self.eps))
+            return division.value()
+        made = Divide.apply(weight, division)
         self.made.put(weight, made)
         return made
+
+    def _divide(self, weight: Tensor, is_due: bool, with_graph: bool) -> Division:
+        """What the weight is divided by; for small ones it is found with that of others."""
+        together = []
+        if self.stack is not None and self.training and not torch.is_inference_mode_enabled():
+            together = self.stack.members(self, weight)
+        if self.stack is not None and together and with_graph:
+            self.stack.divide(together, self, is_due)
+            division = self.made.take_division(weight)
+            assert division is not None
+            return division
+        if self.stack is not None and together and is_due:
+            self.stack.renew(together, self)
+        measure = self.iterate if is_due and not together else self._measured
+        sigma = full_precision(measure, weight.device)(wide(weight.detach()))
+        return Division(weight, self.readings(), sigma, self.scale, self.eps)
 
     def _differentiable(self, weight: Tensor, readings: list[Reading]) -> Tensor:
         """The same in plain tensor operations, for what transforms functions: forward mode, ``torch.func``, tracing."""
@@ -175,10 +189,10 @@ class SpectralNorm(Normalization):
         return self._differentiable(weight, readings)
 
     def renewed(self, weight: Tensor) -> list[Tensor]:
-        """u and v after the round that is due, if the weight last looked at has changed or ``weight`` is another."""
+        """u and v after the round that may be due; ``weight``, perhaps a copy, counts if the original is not known."""
         known = self.updates.weight
-        if self.updates.has_changed() or known is None or weight.data_ptr() != known.data_ptr():
-            self.iterate(wide(weight))
+        if known is None or self.updates.has_changed():
+            self.iterate(wide(weight if known is None else known))
         return self.kept()
 
     def kept(self) -> list[Tensor]:
@@ -206,6 +220,10 @@ class SpectralNorm(Normalization):
         for name, new in ((f"u_{direction}", u), (f"v_{direction}", v)):
             old = buffers[name]
             buffers[name] = new if old is None else as_type(new, old.dtype)
+        self.made.clear()
+        if self._origin is not None:
+            self._origin.keep(direction, u.to(old.device), v.to(old.device))
+            self._origin.updates.has_changed()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -216,14 +234,11 @@ class SpectralNorm(Normalization):
     def _replicate_for_data_parallel(self) -> SpectralNorm:
         """For ``nn.DataParallel``, whose replicas live for one forward and are handed vectors as they were before it.
 
-        All run the round that may be due, from the same vectors to the same result; this module alone keeps it.
+        Each runs the round that may be due, from the same vectors to the same result, and leaves it here.
         """
-        is_due = self.training and self.has_begun and self.updates.has_changed()
-        weight = self.updates.weight
-        if is_due and weight is not None:
-            full_precision(self.iterate, weight.device)(wide(weight))
         replica = super()._replicate_for_data_parallel()
-        replica.updates, replica.made, replica.stack = UpdateCounter(known=not is_due), Made(), None
+        replica.updates, replica.made, replica.stack = UpdateCounter(known=not self.updates.is_due), Made(), None
+        replica.__dict__["_origin"] = self  # no module of the replica's
         return replica
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
@@ -254,10 +269,12 @@ class SpectralNorm(Normalization):
             weight = self.updates.weight
             assert weight is not None
             with torch.inference_mode(False):  # u and v must remain tensors that autograd can save
-                if self.stack is not None:
-                    self.stack.renew(self, weight)
+                root = self.updates.root
+                together = self.stack.members(self, root) if self.stack is not None and root is not None else []
+                if self.stack is not None and together:
+                    self.stack.renew(together, self)
                 else:
-                    self.iterate(wide(weight))
+                    full_precision(self.iterate, weight.device)(wide(weight))
         super()._save_to_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:

@@ -1,7 +1,7 @@
 """Small weights normalized together: their cost is that of calling operators, not of arithmetic.
 
 The rounds of power iteration that are due and σ are computed for all of them at once, as a batch of matrices filled up
-with zeros to one size, which changes no singular value but adds zeros. One node of the graph divides them all.
+with zeros to one size, which changes no singular value but adds zeros.
 """
 
 from __future__ import annotations
@@ -38,47 +38,39 @@ class Stack:
         self._norms = [ref for ref in self._norms if ref() is not None]
         self._norms.append(weakref.ref(norm))
 
-    def renew(self, norm: SpectralNorm, weight: Tensor) -> None:
-        """Run the round of power iteration that is due for this member's weight, and those due for other members."""
-        members = self._members(weight)
-        full_precision(self._batch_of(members).iterate, weight.device)(members, _due(members, norm))
-
-    def make(self, norm: SpectralNorm, weight: Tensor, is_due: bool) -> bool:
-        """Normalize this member's weight and all others that are up to date; False if it has to be done alone.
-
-        Each norm is handed its own, and holds it until it is asked for. Rounds that are due are run before.
-        """
-        members = self._members(weight)
-        batch = self._batch_of(members)
-        if is_due:
-            full_precision(batch.iterate, weight.device)(members, _due(members, norm))
-        ready = [root.requires_grad and norm.updates.has_seen(root) for norm, root in members]
-        if sum(ready) < 2 or not any(root is weight for _, root in members):
-            return False
-        sigmas = full_precision(batch.measure, weight.device)(members)
-        chosen = [
-            (norm, Division(root, norm.readings(), sigma, norm.scale, norm.eps))
-            for (norm, root), sigma, is_ready in zip(members, sigmas, ready, strict=True)
-            if is_ready
-        ]
-        made = DivideAll.apply([division for _, division in chosen], *(division.weight for _, division in chosen))
-        for (norm, division), one in zip(chosen, made, strict=True):
-            norm.made.put(division.weight, one, hold=True)
-        return True
-
-    def _members(self, like: Tensor) -> list[Member]:
-        """The members in training mode with weights of this type, on this device, in the order they joined."""
+    def members(self, norm: SpectralNorm, weight: Tensor) -> list[Member]:
+        """This member and others in training mode with weights of its type, on its device; none if it stands alone."""
+        if norm.updates.root is not weight or wide(weight) is not weight:
+            return []
         found = []
         for ref in self._norms:
-            norm = ref()
-            root = norm.updates.root if norm is not None and norm.training and norm.has_begun else None
-            if norm is not None and root is not None and root.dtype == like.dtype and root.device == like.device:
-                found.append((norm, root))
-        return found
+            other = ref()
+            root = other.updates.root if other is not None and other.training and other.has_begun else None
+            if other is not None and root is not None and root.dtype == weight.dtype and root.device == weight.device:
+                found.append((other, root))
+        return found if len(found) > 1 and any(other is norm for other, _ in found) else []
+
+    def renew(self, members: list[Member], norm: SpectralNorm) -> None:
+        """Run the round of power iteration that is due for this member's weight, and those due for other members."""
+        batch = self._batch_of(members)
+        full_precision(batch.iterate, batch.matrices.device)(members, _due(members, norm))
+
+    def divide(self, members: list[Member], norm: SpectralNorm, is_due: bool) -> None:
+        """Find what this member's weight and all others that are up to date are divided by, for each's next forward.
+
+        Rounds that are due are run before.
+        """
+        batch = self._batch_of(members)
+        if is_due:
+            full_precision(batch.iterate, batch.matrices.device)(members, _due(members, norm))
+        sigmas = full_precision(batch.measure, batch.matrices.device)(members)
+        for (other, root), sigma in zip(members, sigmas, strict=True):
+            if other.updates.has_seen(root):
+                other.made.division = Division(root, other.readings(), sigma, other.scale, other.eps)
 
     def _batch_of(self, members: list[Member]) -> Batch:
-        key = [(id(norm), root.shape) for norm, root in members]
-        if self._batch is None or self._batch.key != key or self._batch.matrices.device != members[0][1].device:
+        key = [(id(norm), root.shape, root.dtype, root.device) for norm, root in members]
+        if self._batch is None or self._batch.key != key:
             self._batch = Batch(members)
             self._batch.key = key
         self._batch.fill(members)
@@ -107,6 +99,7 @@ class Batch:
             for matrix, (rows, columns), (direction, shape) in zip(self.matrices, shapes, readings, strict=True)
         ]
         self.vectors: list[Tensor] = []
+        self.versions: list[int] = []
         self.u = self.v = like
         self.images: Tensor | None = None
 
@@ -116,12 +109,21 @@ class Batch:
         torch._foreach_copy_(self.places, sources)
         self.images = None
         vectors = list(chain.from_iterable(norm.kept() for norm, _ in members))
-        if len(vectors) != len(self.vectors) or any(a is not b for a, b in zip(vectors, self.vectors, strict=True)):
+        if self._have_changed(vectors):
             self.u = self.matrices.new_zeros(self.matrices.shape[:2])
             self.v = self.matrices.new_zeros(self.matrices.shape[::2])
             torch._foreach_copy_(_parts(self.u, self.rows), vectors[::2])
             torch._foreach_copy_(_parts(self.v, self.columns), vectors[1::2])
-            self.vectors = vectors
+            self._remember(vectors)
+
+    def _remember(self, vectors: list[Tensor]) -> None:
+        self.vectors, self.versions = vectors, [vector._version for vector in vectors]
+
+    def _have_changed(self, vectors: list[Tensor]) -> bool:
+        """Whether vectors were replaced, or written to as broadcasts of buffers do, since they were left here."""
+        if len(vectors) != len(self.vectors) or any(a is not b for a, b in zip(vectors, self.vectors, strict=True)):
+            return True
+        return self.versions != [vector._version for vector in vectors]
 
     def iterate(self, members: list[Member], due: list[bool]) -> None:
         """As ``Direction.round``, for all members whose round is due."""
@@ -139,7 +141,7 @@ class Batch:
         for norm, _ in members:
             for name in norm.directions:
                 norm.keep(name, *next(pairs))
-        self.vectors = list(chain.from_iterable(norm.kept() for norm, _ in members))
+        self._remember(list(chain.from_iterable(norm.kept() for norm, _ in members)))
 
     def measure(self, members: list[Member]) -> list[Scalar]:
         """The σ that each member's weight is divided by."""
@@ -155,21 +157,6 @@ class Batch:
     def _images(self, v: Tensor) -> Tensor:
         """``Wv`` of every matrix; this way round it takes a ninth of the time of ``bmm(matrices, v)`` on a CPU."""
         return torch.bmm(v.unsqueeze(1), self.matrices.transpose(1, 2)).squeeze(1)
-
-
-class DivideAll(torch.autograd.Function):
-    """As ``Divide``, for several weights at once."""
-
-    @staticmethod
-    def forward(ctx: Any, divisions: list[Division], *weights: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
-        ctx.set_materialize_grads(False)
-        ctx.divisions = divisions
-        return tuple(division.value() for division in divisions)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        pairs = zip(ctx.divisions, grads, strict=True)
-        return None, *(None if grad is None else division.derivative(grad) for division, grad in pairs)
 
 
 def _due(members: list[Member], norm: SpectralNorm) -> list[bool]:

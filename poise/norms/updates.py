@@ -24,6 +24,9 @@ class Observer(Protocol):
     def after_step(self, weight: Tensor) -> None: ...
 
 
+NEVER = -1
+"""the version of a weight that was never looked at"""
+
 _watched = WeakTensorKeyDictionary()  # leaf tensor → WeakSet of observers
 _hook: Any = None
 
@@ -73,7 +76,7 @@ class UpdateCounter:
     def __init__(self, known: bool = False) -> None:
         self._root: weakref.ref[Tensor] | None = None
         self._place: tuple[torch.Size, tuple[int, ...], int] | None = None  # of a view in its root
-        self._version = -1
+        self._version = NEVER
         self._known = known  # whether the next weight, though never seen, is not new
 
     @property
@@ -91,15 +94,25 @@ class UpdateCounter:
 
     def is_new(self, weight: Tensor) -> bool:
         """Whether ``weight`` was updated, edited or exchanged since the last call; the call marks it as seen."""
+        self.meet(weight)
+        self._known = False
+        return self.has_changed()
+
+    def meet(self, weight: Tensor) -> None:
+        """Take ``weight`` for the one to look at; if it is another than before, and not said to be known, it is new."""
         root = owner(weight)
-        known, self._known = self._known, False
-        if self.root is root:
-            return self.has_changed()
-        self._root = weakref.ref(root)
-        self._place = None if root is weight else (weight.shape, weight.stride(), int(weight.storage_offset()))
-        self._version = root._version
-        watch(root)
-        return not known
+        if self.root is not root:
+            self._root = weakref.ref(root)
+            self._place = None if root is weight else (weight.shape, weight.stride(), int(weight.storage_offset()))
+            self._version = root._version if self._known else NEVER
+            self._known = False
+            watch(root)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the weight last looked at has changed since; nothing is marked."""
+        root = self.root
+        return root is not None and self._version != root._version
 
     def has_changed(self) -> bool:
         """Whether the weight last looked at has changed since; the call marks it as seen."""
@@ -121,13 +134,12 @@ class UpdateCounter:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UpdateCounter:
         """The copy of an up-to-date counter is up to date for the copied weight; parameters are copied first."""
-        twin = UpdateCounter()
+        twin = UpdateCounter(known=self._known)
         root, copied = self.root, memo.get(id(self.root))
         if root is not None and copied is not None:
-            twin.is_new(copied)
+            twin._known = root._version == self._version  # else the change is still to be noticed, by both
+            twin.meet(copied)
             twin._place = self._place
-            if root._version != self._version:  # the original's change is still to be noticed, by both
-                twin._version = -1
         return twin
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,21 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SWEEPS = 6  # rotations converge quadratically: more than enough for a dozen columns
+SWEEPS = 7  # rotations converge quadratically: enough for float64 and
+COLUMNS = 12  # at most; more are left to torch
 
 
 def small_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, singular values (descending) and Vᵀ of square matrices, shape (..., n, n), n up to a dozen or so."""
-    return torch.linalg.svd(matrix) if matrix.device.type == "cpu" else jacobi_svd(matrix)
+    """U, singular values (descending) and Vᵀ of square matrices, shape (..., n, n)."""
+    if matrix.device.type == "cpu" or matrix.shape[-1] > COLUMNS:
+        return torch.linalg.svd(matrix)
+    return jacobi_svd(matrix)
 
 
 def jacobi_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``torch.linalg.svd`` for square matrices, shape (..., n, n), on any device without a wait."""
+    """As ``torch.linalg.svd`` for square matrices, shape (..., n, n), n ≤ ``COLUMNS``, on any device without a wait."""
     count = matrix.shape[-1]
+    rounds = 0 if count == 1 else SWEEPS * (count - 1 + count % 2)  # of a tournament in which nobody or one sits out
     eye = torch.eye(count, dtype=matrix.dtype, device=matrix.device).expand_as(matrix)
     scale = matrix.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
     columns = torch.cat([matrix / scale, eye], dim=-2)  # above, A V with columns ever more orthogonal; below, V
-    for _ in range(SWEEPS * (count - 1 + count % 2)):
+    for _ in range(rounds):
         columns = _seated_anew(_turned(columns, count))
     turned, right = columns.split(count, dim=-2)
     order = turned.norm(dim=-2).argsort(dim=-1, descending=True)[..., None, :].expand_as(turned)

@@ -133,8 +133,10 @@ def _iterate(
         rounding = 100 * torch.finfo(core.dtype).eps * values[0]  # a zero singular value has no relative accuracy
         enough = residuals <= (tol * values[:k]).clamp_min(rounding)
         if by_value:
-            # Values within the tolerance may stand for one another: the gap that counts is to those beyond.
-            beyond = torch.where(values < (1 - tol / 2) * values[:k, None], values, 0).amax(1)
+            # The k are told apart by Rayleigh and Ritz, and values within the tolerance may stand for one another:
+            # the gap that counts is to those beyond.
+            others = values[k:] if len(values) > k else values.new_zeros(1)
+            beyond = torch.where(others < (1 - tol / 2) * values[:k, None], others, 0).amax(1)
             gaps = values[:k].square() - beyond.square()
             steady = values[:k] - last <= STEP_SHARE * tol * values[:k]
             enough |= steady & (residuals.square() <= GAP_SHARE * tol * 2 * gaps)

@@ -34,7 +34,9 @@ class Symbol:
     def __init__(self, layer: _ConvNd, weight: Tensor) -> None:
         self.groups, self.stride, self.kernel = layer.groups, layer.stride, weight.shape[2:]
         # Without a stride, a dilation d only narrows the symbol: it is looked at as if it were not there.
-        self.narrowing = weight.new_tensor([d if s == 1 else 1 for d, s in zip(layer.dilation, self.stride, strict=True)])
+        self.narrowing = weight.new_tensor(
+            [d if s == 1 else 1 for d, s in zip(layer.dilation, self.stride, strict=True)]
+        )
         self.spacing = [1 if s == 1 else d for d, s in zip(layer.dilation, self.stride, strict=True)]
         taps = itertools.product(*(range(0, k * d, d) for k, d in zip(self.kernel, self.spacing, strict=True)))
         folds = itertools.product(*(range(s) for s in self.stride))

@@ -1,10 +1,9 @@
 """The leading singular values and vectors of weights that training keeps changing, followed one round at a time.
 
-Orthogonal iteration with a Rayleigh–Ritz step (Stewart 1969; Golub and Van Loan, Matrix Computations, section 8.2.4):
-power iteration for several vectors at once, which tells close and repeated singular values apart. A weight moves
-little between two updates, so the vectors of the last round are nearly right for this one.
-
-Nothing here waits for a CUDA device, except where a tracker meets a weight for the first time.
+A weight moves little between two updates, so the vectors of the last round are nearly right for this one. A round is
+orthogonal iteration with a Rayleigh–Ritz step (Stewart 1969; Golub and Van Loan, Matrix Computations, section 8.2.4),
+power iteration for several vectors at once, which tells close and repeated singular values apart; or, in a tracker, a
+few steps of block Lanczos, which are quicker to find what is new.
 """
 
 from __future__ import annotations
@@ -23,17 +22,18 @@ from poise.spectra.operator import TRANSPOSED, effective_weight, matrix_map, wid
 from poise.spectra.power import as_matrix
 
 WHICH = ("effective", "original")
-SPARE = 3  # vectors followed beyond k: the next largest values, one of which may overtake
+SPARE = 5  # vectors followed beyond k: the next largest values, one of which may overtake
 STACKED = 2**18  # entries of a matrix up to which several of one shape are stacked on a CPU, where a copy costs time
+SMALL = 32  # rows of a weight up to which an eigendecomposition of its Gram matrix is the quickest round
 DIRECT_ROWS = 2048  # up to here a tracker starts with an eigendecomposition of the Gram matrix
 
 
 class SpectrumTracker:
     """The k largest singular values of every layer's weight, in one cheap round a call.
 
-    The first call finds them from nothing, at about a tenth of the price of decomposing each weight; later ones
-    improve on the vectors of the call before. While the weight moves by an optimizer's steps, values stay within 1e-3
-    of the true ones, and never above, but for rounding. After a jump, such as a checkpoint loaded, call ``reset``.
+    The first call finds them from nothing, for a fraction of the price of decomposing the weights; later ones improve
+    on the vectors of the call before. While weights move by an optimizer's steps, values stay within 1e-3 of the true
+    ones, and never above, but for rounding. After a jump, such as a checkpoint loaded, call ``reset``.
 
     Each layer with a weight of at least 2 dimensions is followed, and read anew on each call: a weight may be
     replaced or moved to another device. The module is left as it was. For the values of a single moment, or of a
@@ -76,7 +76,8 @@ class SpectrumTracker:
 
         Returns:
             For each layer's name, shape (min(k, number of them),), descending, on the weight's device, float32
-            (float64 for a float64 weight). NaN for a weight with NaN or infinity, until it is finite again.
+            (float64 for a float64 weight). NaN for a weight with NaN or infinity, until it is finite again. The host
+            waits for a CUDA device once a call, as whoever reads values does.
         """
         matrices = {name: _matrix(layer, self.which) for name, layer in self.layers.items()}
         for name, matrix in matrices.items():
@@ -113,7 +114,8 @@ def subspace_round(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tenso
         left of shape (b, m), values of shape (b,), descending, and right of shape (b, n): ``left W = values · right``
         with orthonormal rows on both sides; float32, or float64 for a float64 matrix. Values are never above the true
         ones, but for rounding. ``right`` is the next round's basis: a zero matrix, whose values are 0, and one with
-        NaN or infinity, whose values are NaN, keep the space of the basis for a matrix that can be measured.
+        NaN or infinity, whose values are NaN, keep the space of the basis for a matrix that can be measured. With b up
+        to 12 the host does not wait for a CUDA device.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -138,24 +140,47 @@ def subspace_round(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tenso
 def _followed(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """A tracker's round: values, and the next basis, of matrices (..., m, n), m ≤ n, and orthonormal left (..., b, m).
 
-    As ``subspace_round`` for ``WWᵀ``, whose values are squares: all that is decomposed is in the smaller dimension.
+    Block Lanczos for ``WWᵀ`` from the basis: the space of ``basis, WWᵀ basis, (WWᵀ)² basis …``, in which a direction
+    that training has just brought up appears soonest, then Rayleigh and Ritz's best b in it.
     """
-    back = (basis @ matrix) @ matrix.mT
-    size = torch.linalg.vector_norm(back, math.inf, (-2, -1), keepdim=True)
-    unknown = size * 0  # or NaN, where there is NaN or infinity
-    known = unknown < size
-    left, core = torch.linalg.qr(back.where(known, basis).mT)
-    # Of graded columns: in the widest type, a small value keeps its digits beside a large one.
-    turn, squares, _ = small_svd(core.to(widest(core.device)))
-    values = squares.sqrt().where(known[..., 0], unknown[..., 0])
-    return values.to(matrix.dtype), (left @ turn.to(left.dtype)).mT
+    count, rows = basis.shape[-2:]
+    if rows <= SMALL:
+        return _ritz(matrix)[0][..., :count].to(matrix.dtype), basis
+    space, image = basis, basis @ matrix
+    images = [image]
+    for _ in range(_steps(rows)):
+        block = torch.cat([space, image @ matrix.mT], dim=-2)
+        new = torch.linalg.qr(block.mT).Q.mT[..., space.shape[-2] :, :]
+        space, image = torch.cat([space, new], dim=-2), new @ matrix
+        images.append(image)
+    values, vectors = _ritz(torch.cat(images, dim=-2))
+    values, turned = values[..., :count].to(matrix.dtype), vectors[..., :count].mT.to(space.dtype) @ space
+    known = (values[..., :1] > 0)[..., None]
+    return values, torch.linalg.qr(turned.where(known, basis).mT).Q.mT
+
+
+def _ritz(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values of matrices (..., c, n), descending, and left vectors, in columns; NaN values where there is NaN.
+
+    Rows differ in length as the values do. So their products, if not in float64 then decomposed in it, keep the
+    digits of small values beside large ones.
+    """
+    gram = images @ images.mT
+    unknown = (gram * 0).sum((-2, -1))[..., None]  # 0, or NaN where there is NaN or infinity
+    squares, vectors = torch.linalg.eigh(gram.nan_to_num(0, 0, 0).to(widest(gram.device)))
+    return squares.flip(-1).clamp_min(0).sqrt() + unknown, vectors.flip(-1)
+
+
+def _steps(rows: int) -> int:
+    """Lanczos steps a round: one more with each doubling, since the larger a weight, the closer its values lie."""
+    return max(1, rows.bit_length() - 7)
 
 
 def _has_matrix(layer: nn.Module) -> bool:
-    known = layer._parameters.get("weight")
+    known: Tensor | None = layer._parameters.get("weight")
     if known is None and not parametrize.is_parametrized(layer, "weight") and "weight_orig" not in layer._parameters:
         return False
-    if nn.parameter.is_lazy(known):
+    if known is not None and nn.parameter.is_lazy(known):
         raise ValueError(f"{layer} has no weight yet; run one batch through the module, then follow its spectra")
     weight = effective_weight(layer) if known is None else known
     return weight.ndim >= 2 and weight.numel() > 0 and weight.is_floating_point()
@@ -163,7 +188,7 @@ def _has_matrix(layer: nn.Module) -> bool:
 
 def _matrix(layer: nn.Module, which: str) -> Tensor:
     """The layer's weight as a matrix of no more rows than columns, in float32 or float64."""
-    weight = layer._parameters.get("weight")
+    weight: Tensor | None = layer._parameters.get("weight")
     if weight is None and which == "original":
         weight = _original(layer)
     if weight is None:

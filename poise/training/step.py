@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from poise.losses import AdversarialLoss
+from poise.norms import weight_penalty
 from poise.sampling import to_float
 
 
@@ -41,13 +42,13 @@ class Players:
 
 
 def discriminator_gradients(players: Players, real: Tensor, z: Tensor) -> dict[str, Tensor]:
-    """Gradients of the discriminator's loss into ``.grad``.
+    """Gradients of the discriminator's loss, and of its norms' penalty if they have one, into ``.grad``.
 
     Args:
         real: uint8 images (n, 3, H, W). z: latents (n, latent_dim).
 
     Returns:
-        d_loss and the mean logits of real and fake: scalars on the device, not read back.
+        d_loss, without the penalty, and the mean logits of real and fake: scalars on the device, not read back.
     """
     d = players.discriminator
     with players.autocast():
@@ -61,7 +62,7 @@ def discriminator_gradients(players: Players, real: Tensor, z: Tensor) -> dict[s
             real_logits, fake_logits = d(images).float(), d(fake).float()
         loss = players.loss.discriminator(real_logits, fake_logits)
     players.d_optimizer.zero_grad()
-    loss.backward()
+    (loss + weight_penalty(d)).backward()
     return {
         "d_loss": loss.detach(),
         "real_logit": real_logits.detach().mean(),

@@ -112,8 +112,8 @@ def test_sigma_of_normalized_weights_is_what_their_norm_divides_by(norm: str) ->
     module = mixture(norm)
     probe = SigmaProbe(module)
     for _ in range(80):  # an edit of the weights, even one that changes nothing, has the norm iterate once
-        for weight in normalized_weights(module):
-            layer = weight.layer
+        for normalized in normalized_weights(module):
+            layer = normalized.layer
             original(layer).data.mul_(1)
             torch.autograd.graph.increment_version(original(layer))
         forward(module)

@@ -85,6 +85,78 @@ def test_the_clamp_holds_sigma_through_training_that_would_raise_it():
     assert all(low < 1 + 0.2 * (high - 1) for low, high in zip(kept, risen, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("ratio", "clamped"),
+    [
+        (1.0, [2.0, 2.0, 1.0, 0.5]),
+        (1.5, [3.0, 2.0, 1.0, 0.5]),
+        (2.5, [5.0, 2.0, 1.0, 0.5]),
+        (4.0, [5.0, 2.0, 1.0, 0.5]),
+    ],
+)
+def test_by_ratio_the_clamp_is_at_a_multiple_of_the_second_singular_value(ratio, clamped):
+    torch.manual_seed(0)
+    u, _ = torch.linalg.qr(torch.randn(6, 4, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(9, 4, dtype=torch.float64))
+    weight = (u * torch.tensor([5.0, 2.0, 1.0, 0.5])) @ v.T
+    SigmaClamp(weight, 0, ratio=ratio).project_(weight)
+    expected = (u * torch.tensor(clamped)) @ v.T
+    torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.zeros(3, 4), torch.ones(3, 4), torch.ones(1, 4), torch.ones(4, 1), torch.ones(1, 1)]
+)
+def test_by_ratio_a_weight_without_a_second_singular_value_is_left_alone(weight):
+    before = weight.clone()
+    SigmaClamp(weight, 0, ratio=1.0).project_(weight)
+    assert torch.equal(weight, before)
+
+
+def test_by_ratio_the_clamp_follows_training():
+    free, held = network(), network()
+    for net in (free, held):
+        net(torch.zeros(1, 3, 5, 5))
+    held.load_state_dict(free.state_dict())
+    poise.normalize(held, "sigma-clamp", ratio=1.1)
+    for net in (free, held):
+        torch.manual_seed(1)
+        steps(net, torch.optim.Adam(net.parameters(), 0.002, maximize=True), 150)
+    for loose, kept, row in zip(parameters(free, "weight"), weights(held), (0, 1, 0), strict=True):
+        first, second = (torch.linalg.svdvals(w.movedim(row, 0).flatten(1).double())[:2] for w in (loose, kept))
+        assert first[0] > 1.2 * first[1]
+        assert second[0] < 1.15 * second[1]
+
+
+def test_each_map_of_a_packed_weight_is_clamped_for_itself():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2)
+    with torch.no_grad():
+        attention.in_proj_weight.mul_(torch.tensor([1.0, 3.0, 10.0]).repeat_interleave(4).unsqueeze(1))
+    before = [torch.linalg.svdvals(piece) for piece in attention.in_proj_weight.detach().chunk(3)]
+    poise.normalize(attention, "sigma-clamp", sigma=1.5)
+    attention.in_proj_weight.sum().backward()
+    torch.optim.SGD(attention.parameters(), 1e-9).step()
+    for piece, values in zip(attention.in_proj_weight.detach().chunk(3), before, strict=True):
+        values[0] = values[0].clamp_max(1.5)
+        torch.testing.assert_close(torch.linalg.svdvals(piece), values.sort(descending=True).values)
+
+
+def test_a_weight_that_is_not_finite_is_left_alone_and_clamped_when_it_is_mended():
+    torch.manual_seed(0)
+    weight = 10 * torch.randn(4, 5)
+    clamp = SigmaClamp(weight, 0, 2.0)
+    mended = weight.clone()
+    weight[1, 1] = float("nan")
+    before = weight.clone()
+    clamp.project_(weight)
+    torch.testing.assert_close(weight, before, equal_nan=True)
+    expected = torch.linalg.svdvals(mended)
+    expected[0] = 2.0
+    clamp.project_(mended)
+    torch.testing.assert_close(torch.linalg.svdvals(mended), expected.sort(descending=True).values)
+
+
 @pytest.mark.parametrize(("norm", "options"), [("clip", {"bound": 0.05}), ("sigma-clamp", {"sigma": 0.5})])
 def test_copies_are_projected_on_their_own_and_baking_ends_it(norm, options):
     net = network()

@@ -140,6 +140,26 @@ def test_the_tolerance_holds_and_saves_rounds(tol):
     torch.testing.assert_close(found.values, torch.linalg.svdvals(matrix)[:3], rtol=tol, atol=0)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_stopping_by_value_keeps_the_tolerance_with_fewer_rounds(k, spare):
+    for seed in range(10):
+        matrix = randn(200, 300, seed=seed)
+        by_residual = golub_kahan(matrix_map(matrix), k, tol=1e-4, spare=spare)
+        by_value = golub_kahan(matrix_map(matrix), k, tol=1e-4, spare=spare, by_value=True)
+        assert by_value.converged
+        assert by_value.rounds < by_residual.rounds
+        torch.testing.assert_close(by_value.values, torch.linalg.svdvals(matrix)[:k], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+def test_a_single_vector_is_enough_for_one_value_however_often_it_repeats(by_value):
+    matrix = with_values([2.0] * 5 + [1.0] * 50, 60, 70)
+    found = golub_kahan(matrix_map(matrix), 1, spare=0, by_value=by_value)
+    assert found.converged
+    torch.testing.assert_close(found.values, matrix.new_tensor([2.0]))
+
+
 def test_an_early_invariant_subspace_ends_the_rounds():
     assert golub_kahan(matrix_map(torch.eye(100)), 2).rounds == 1
     assert golub_kahan(matrix_map(torch.zeros(100, 50)), 2).rounds == 1
@@ -199,6 +219,7 @@ EYE = matrix_map(torch.eye(3))
         (lambda: golub_kahan(EYE, 0), r"k is 0; a map of shape \(3, 3\) has 1 to 3"),
         (lambda: golub_kahan(EYE, 4), "k is 4"),
         (lambda: golub_kahan(EYE, 1, rounds=0), "rounds is 0; .* at least 1"),
+        (lambda: golub_kahan(EYE, 1, spare=-1), "spare is -1; a block cannot have fewer than k vectors"),
         (lambda: golub_kahan(EYE, 1, start=torch.ones(1, 4)), r"start has shape \(1, 4\); needed: \(b, 3\)"),
         (lambda: golub_kahan(matrix_map(torch.full((2, 2), torch.nan)), 1), "NaN or infinity"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -21,10 +22,10 @@ Z = torch.randn(N, 8, generator=torch.Generator().manual_seed(1))
 REAL = torch.randint(0, 256, (N, 3, 16, 16), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
 
 
-def players(norm: str = "bssn", loss: str = "hinge", precision: str = "fp32") -> Players:
+def players(norm: str = "bssn", loss: str = "hinge", precision: str = "fp32", **options: Any) -> Players:
     torch.manual_seed(0)
     g, d = create("sngan-cnn", resolution=16, width=4, latent_dim=8)
-    poise.normalize(d, norm)
+    poise.normalize(d, norm, **options)
     g_adam, d_adam = torch.optim.Adam(g.parameters()), torch.optim.Adam(d.parameters())
     return Players(g, d, g_adam, d_adam, LOSSES[loss], torch.device("cpu"), precision)
 
@@ -94,6 +95,25 @@ def test_gradients_of_an_earlier_step_are_not_added_up() -> None:
     once = gradients(made.discriminator)
     discriminator_gradients(made, REAL, Z)
     torch.testing.assert_close(gradients(made.discriminator), once)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_penalty_of_a_norm_is_in_the_discriminators_gradient_alone(precision: str) -> None:
+    plain, penalized = players("none"), players("sigma-reg", precision=precision, sigma=3.0, coefficient=0.5)
+    signals = [discriminator_gradients(made, REAL, Z) for made in (plain, penalized)]
+    torch.testing.assert_close(*signals, atol=0.02 if precision == "bf16" else 1e-6, rtol=0)
+    layers = [part for part in plain.discriminator.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
+    normalized = list(poise.norms.normalized_weights(penalized.discriminator))
+    for layer, weight in zip(layers, normalized, strict=True):
+        u, sigma, vh = torch.linalg.svd(weight.original.detach().flatten(1))
+        penalty = (sigma[0] - 3) * torch.outer(u[:, 0], vh[0])
+        assert layer.weight.grad is not None
+        assert weight.original.grad is not None
+        added = (weight.original.grad - layer.weight.grad).flatten(1)
+        torch.testing.assert_close(added, penalty, rtol=0.05, atol=0.03)
+    generator_gradients(plain, Z)
+    generator_gradients(penalized, Z)
+    assert nn.functional.cosine_similarity(gradients(plain.generator), gradients(penalized.generator), dim=0) > 0.99
 
 
 def test_a_discriminator_with_batch_norm_sees_real_and_fake_apart() -> None:
