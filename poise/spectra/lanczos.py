@@ -106,30 +106,32 @@ def _iterate(
     block = empty.new_zeros(width, columns)  # zeros are replaced by random directions
     if start is not None:
         block[: len(start)] = start.flatten(1)
-    left, right, core = empty.new_empty(0, rows), empty.new_empty(0, columns), empty.new_empty(0, 0)
+    left, right, core = _Rows(held, rows, empty), _Rows(held, columns, empty), empty.new_empty(0, 0)
 
     # Rows of ``left`` and ``right`` are orthonormal. At all times A rightᵀ = leftᵀ core, and Aᵀ maps ``left``, except
     # for its newest rows, into the span of ``right``, so that the newest alone decide the residual.
     done, converged, last = 0, False, empty.new_zeros(k)
     while done < rounds and not converged:
         done += 1
-        if len(right) + width > held:
-            left, values, right = _best(left, core, right, held // 2)
+        if len(right.rows) + width > held:
+            best_left, values, best_right = _best(left.rows, core, right.rows, held // 2)
+            left.replace(best_left)
+            right.replace(best_right)
             core = torch.diag(values)
-        new = _extend(right, block, generator)
-        right = torch.cat([right, new])
+        new = _extend(right.rows, block, generator)
+        right.add(new)
         image = linear_map.matvec(new.view(-1, *linear_map.in_shape)).flatten(1)
         if not image.isfinite().all():
             raise ValueError("the map gives NaN or infinity; it has no singular values")
-        newest = _extend(left, image, generator)
-        left = torch.cat([left, newest])
+        newest = _extend(left.rows, image, generator)
+        left.add(newest)
         core = torch.cat([core, core.new_zeros(len(newest), core.shape[1])])
-        core = torch.cat([core, left @ image.t()], dim=1)
+        core = torch.cat([core, left.rows @ image.t()], dim=1)
 
         back = linear_map.rmatvec(newest.view(-1, *linear_map.out_shape)).flatten(1)
-        block = back - (back @ right.t()) @ right
+        block = back - (back @ right.rows.t()) @ right.rows
         rotation, values, _ = torch.linalg.svd(core, full_matrices=False)
-        residuals = (rotation[len(left) - len(newest) :, :k].t() @ block).norm(dim=1)
+        residuals = (rotation[len(left.rows) - len(newest) :, :k].t() @ block).norm(dim=1)
         rounding = 100 * torch.finfo(core.dtype).eps * values[0]  # a zero singular value has no relative accuracy
         enough = residuals <= (tol * values[:k]).clamp_min(rounding)
         if by_value:
@@ -141,10 +143,27 @@ def _iterate(
             steady = values[:k] - last <= STEP_SHARE * tol * values[:k]
             enough |= steady & (residuals.square() <= GAP_SHARE * tol * 2 * gaps)
             last = values[:k]
-        converged = len(right) == columns or bool(enough.all())
-    left, values, right = _best(left, core, right, k)
-    left, right = left.view(-1, *linear_map.out_shape), right.view(-1, *linear_map.in_shape)
-    return SingularTriples(values, left, right, residuals, done, converged)
+        converged = len(right.rows) == columns or bool(enough.all())
+    best_left, values, best_right = _best(left.rows, core, right.rows, k)
+    best_left, best_right = best_left.view(-1, *linear_map.out_shape), best_right.view(-1, *linear_map.in_shape)
+    return SingularTriples(values, best_left, best_right, residuals, done, converged)
+
+
+class _Rows:
+    """Rows that grow in number in one place: to move them to a longer tensor each round costs more than the rest."""
+
+    def __init__(self, most: int, length: int, like: Tensor) -> None:
+        self.buffer = like.new_empty(min(most, length), length)
+        self.rows = self.buffer[:0]
+
+    def add(self, rows: Tensor) -> None:
+        count = len(self.rows)
+        self.buffer[count : count + len(rows)] = rows
+        self.rows = self.buffer[: count + len(rows)]
+
+    def replace(self, rows: Tensor) -> None:
+        self.rows = self.buffer[:0]
+        self.add(rows)
 
 
 def _best(left: Tensor, core: Tensor, right: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,19 +189,21 @@ def _extend(basis: Tensor, block: Tensor, generator: torch.Generator) -> Tensor:
 def _directions(basis: Tensor, block: Tensor) -> Tensor:
     """Orthonormal rows for the part of ``block`` outside ``basis``, longest first; none where it is rounding.
 
-    Two passes of Gram and Schmidt's process: a direction that the second one shortens was in the basis.
+    Two passes of Gram and Schmidt's process: a direction that the second one shortens was in the basis. A single row
+    that the first one hardly shortens needs no second (Daniel, Gragg, Kaufman and Stewart 1976).
     """
     least = 100 * torch.finfo(block.dtype).eps * torch.linalg.matrix_norm(block)
     for _ in range(2):
-        block = block - (block @ basis.t()) @ basis
+        before, block = block, block - (block @ basis.t()) @ basis
         if len(block) == 1:
             lengths = block.norm(dim=1)
+            shortened = bool(lengths < 0.5 * before.norm())
             block = (block / lengths)[lengths > least]
         else:
             q, r = torch.linalg.qr(block.t())
             rotation, lengths, _ = torch.linalg.svd(r, full_matrices=False)
-            block = (q @ rotation[:, lengths > least]).t()
-        if not len(block):
+            block, shortened = (q @ rotation[:, lengths > least]).t(), True
+        if not len(block) or not shortened:
             break
         least = torch.full_like(least, 0.5)
     return block

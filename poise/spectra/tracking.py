@@ -9,10 +9,11 @@ few steps of block Lanczos, which are quicker to find what is new.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -23,7 +24,6 @@ from poise.spectra.power import as_matrix
 
 WHICH = ("effective", "original")
 SPARE = 5  # vectors followed beyond k: the next largest values, one of which may overtake
-STACKED = 2**18  # entries of a matrix up to which several of one shape are stacked on a CPU, where a copy costs time
 SMALL = 32  # rows of a weight up to which an eigendecomposition of its Gram matrix is the quickest round
 DIRECT_ROWS = 2048  # up to here a tracker starts with an eigendecomposition of the Gram matrix
 
@@ -80,26 +80,26 @@ class SpectrumTracker:
             waits for a CUDA device once a call, as whoever reads values does.
         """
         matrices = {name: _matrix(layer, self.which) for name, layer in self.layers.items()}
-        for name, matrix in matrices.items():
-            self._prepare(name, matrix)
         values = dict.fromkeys(matrices, torch.empty(0))
-        for names in _stacks(matrices):
-            with torch.autocast(matrices[names[0]].device.type, enabled=False):
-                if len(names) == 1:
-                    results = [_followed(matrices[names[0]], self.bases[names[0]])]
+        for names in _together(matrices):
+            group = [matrices[name] for name in names]
+            with torch.autocast(group[0].device.type, enabled=False):
+                if len(group[0]) <= SMALL:
+                    found = _exact(group)
                 else:
-                    stacks = (torch.stack([source[name] for name in names]) for source in (matrices, self.bases))
-                    results = list(zip(*_followed(*stacks), strict=True))
-            for name, (sigmas, basis) in zip(names, results, strict=True):
-                values[name], self.bases[name] = sigmas[: self.k], basis
+                    bases = torch.stack([self._basis(name, matrix) for name, matrix in zip(names, group, strict=True)])
+                    found, bases = _followed(group, bases)
+                    self.bases.update(zip(names, bases, strict=True))
+            for name, matrix, sigmas in zip(names, group, found, strict=True):
+                values[name] = sigmas[: min(self.k, len(matrix))]
         return values
 
-    def _prepare(self, name: str, matrix: Tensor) -> None:
+    def _basis(self, name: str, matrix: Tensor) -> Tensor:
+        """The vectors to go on from, orthonormal, shape (b, m)."""
         basis, count = self.bases.get(name), min(self.k + SPARE, len(matrix))
         if basis is None or basis.shape != (count, len(matrix)):
-            self.bases[name] = _leading(matrix, count)
-        elif basis.dtype != matrix.dtype or basis.device != matrix.device:
-            self.bases[name] = basis.to(matrix)
+            return _leading(matrix, count)
+        return basis.to(matrix)
 
 
 @torch.no_grad()
@@ -137,38 +137,53 @@ def subspace_round(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tenso
         return from_left @ left, torch.where(known, values, size * 0), from_right.t() @ right.t()
 
 
-def _followed(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """A tracker's round: values, and the next basis, of matrices (..., m, n), m ≤ n, and orthonormal left (..., b, m).
+def _exact(matrices: list[Tensor]) -> Tensor:
+    """All singular values of matrices (m, n), m ≤ n, descending, and zeros up to one number, shape (l, most m)."""
+    most = max(map(len, matrices))
+    wide = (matrix.to(widest(matrix.device)) for matrix in matrices)
+    gram, unknown = _finite(torch.stack([F.pad(own @ own.t(), (0, most - len(own)) * 2) for own in wide]))
+    squares = torch.linalg.eigvalsh(gram).flip(1)
+    return (squares.clamp_min(0).sqrt() + unknown).to(matrices[0].dtype)
+
+
+def _followed(matrices: list[Tensor], basis: Tensor) -> tuple[Tensor, Tensor]:
+    """A tracker's round, for l matrices (m, n), m ≤ n, of the same m, from orthonormal left vectors, shape (l, b, m).
 
     Block Lanczos for ``WWᵀ`` from the basis: the space of ``basis, WWᵀ basis, (WWᵀ)² basis …``, in which a direction
     that training has just brought up appears soonest, then Rayleigh and Ritz's best b in it.
+
+    Returns:
+        values, shape (l, b), and the next basis.
     """
-    count, rows = basis.shape[-2:]
-    if rows <= SMALL:
-        return _ritz(matrix)[0][..., :count].to(matrix.dtype), basis
-    space, image = basis, basis @ matrix
-    images = [image]
-    for _ in range(_steps(rows)):
-        block = torch.cat([space, image @ matrix.mT], dim=-2)
-        new = torch.linalg.qr(block.mT).Q.mT[..., space.shape[-2] :, :]
-        space, image = torch.cat([space, new], dim=-2), new @ matrix
-        images.append(image)
-    values, vectors = _ritz(torch.cat(images, dim=-2))
-    values, turned = values[..., :count].to(matrix.dtype), vectors[..., :count].mT.to(space.dtype) @ space
-    known = (values[..., :1] > 0)[..., None]
-    return values, torch.linalg.qr(turned.where(known, basis).mT).Q.mT
+    count, rows = basis.shape[1:]
+    steps, space, new = _steps(rows), basis, basis
+    images: list[list[Tensor]] = [[] for _ in matrices]
+    for step in range(steps + 1):
+        back = []
+        for own, matrix, vectors in zip(images, matrices, new, strict=True):
+            own.append(vectors @ matrix)
+            if step < steps:  # at once, while the matrix is in the processor's cache
+                back.append(own[-1] @ matrix.t())
+        if back:
+            new = torch.linalg.qr(torch.cat([space, torch.stack(back)], dim=1).mT).Q.mT[:, space.shape[1] :]
+            space = torch.cat([space, new], dim=1)
+    stretched = [torch.cat(own) for own in images]
+    gram, unknown = _finite(torch.stack([own @ own.t() for own in stretched]))
+    squares, turn = torch.linalg.eigh(gram)
+    values = squares[:, -count:].flip(1).clamp_min(0).sqrt() + unknown
+    turned = turn[..., -count:].flip(2).mT.to(space.dtype) @ space
+    known = (values[:, :1] > 0)[..., None]
+    return values.to(space.dtype), torch.linalg.qr(turned.where(known, basis).mT).Q.mT
 
 
-def _ritz(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values of matrices (..., c, n), descending, and left vectors, in columns; NaN values where there is NaN.
+def _finite(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Gram matrices, shape (l, c, c), zero where not finite, in the widest type; and 0, or NaN where any entry is not.
 
-    Rows differ in length as the values do. So their products, if not in float64 then decomposed in it, keep the
-    digits of small values beside large ones.
+    Rows differ in length as the values do, so that their products, even if taken in float32, keep the digits of small
+    values beside large ones, if only the decomposition does.
     """
-    gram = images @ images.mT
-    unknown = (gram * 0).sum((-2, -1))[..., None]  # 0, or NaN where there is NaN or infinity
-    squares, vectors = torch.linalg.eigh(gram.nan_to_num(0, 0, 0).to(widest(gram.device)))
-    return squares.flip(-1).clamp_min(0).sqrt() + unknown, vectors.flip(-1)
+    unknown = (gram * 0).sum((1, 2))[:, None]
+    return gram.nan_to_num(0, 0, 0).to(widest(gram.device)), unknown
 
 
 def _steps(rows: int) -> int:
@@ -193,7 +208,7 @@ def _matrix(layer: nn.Module, which: str) -> Tensor:
         weight = _original(layer)
     if weight is None:
         weight = effective_weight(layer)
-    weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     matrix = as_matrix(weight, 1 if isinstance(layer, TRANSPOSED) else 0)
     return matrix if len(matrix) <= matrix.shape[1] else matrix.t()
 
@@ -206,13 +221,12 @@ def _original(layer: nn.Module) -> Tensor | None:
     return layer._parameters.get("weight_orig")
 
 
-def _stacks(matrices: dict[str, Tensor]) -> Iterator[list[str]]:
-    """Names of matrices to take together: of one shape, type and device, where a stack is quicker than each alone."""
-    alike: dict[object, list[str]] = {}
+def _together(matrices: dict[str, Tensor]) -> Iterable[list[str]]:
+    """Names of matrices with as many rows, or few, on one device: they share all of a round's small operations."""
+    found: dict[object, list[str]] = {}
     for name, matrix in matrices.items():
-        alone = matrix.device.type == "cpu" and matrix.numel() > STACKED
-        alike.setdefault(name if alone else (matrix.shape, matrix.dtype, matrix.device), []).append(name)
-    yield from alike.values()
+        found.setdefault((max(SMALL, len(matrix)), matrix.dtype, matrix.device), []).append(name)
+    return found.values()
 
 
 def _leading(matrix: Tensor, count: int) -> Tensor:

@@ -42,9 +42,9 @@ def waves(layer: _ConvNd, weight: Tensor, linear_map: LinearMap, count: int) -> 
     if math.prod(size) < SMALL or layer.padding_mode in ("reflect", "replicate"):
         return None
     frequencies, channels = peaks(Symbol(layer, weight.to(linear_map.dtype)))
-    block = _on_image(frequencies, channels, size)
-    # A cosine and a sine of each: both of the highest, or one of several.
-    block = block[:2] if count > 1 else block[: 2 * TRIED : 2]
+    wave = _on_image(frequencies, channels, size)
+    # Where cosine and sine are stretched alike, any mixture will do; where they are not, it has to hold both.
+    block = _unit((wave.real + wave.imag)[:TRIED] if count == 1 else torch.stack([wave[0].real, wave[0].imag]))
     images = linear_map.matvec(block) if transposed else linear_map.rmatvec(block)
     start = _unit(block if transposed else images)
     if count == 1:
@@ -56,14 +56,14 @@ def waves(layer: _ConvNd, weight: Tensor, linear_map: LinearMap, count: int) -> 
 
 
 def _on_image(frequencies: Tensor, channels: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The cosine and the sine of each wave, fading to the edges, shape (2f, c0, *size), each of length 1."""
+    """The waves, fading to the edges: complex, shape (f, c0, *size)."""
     wave = channels
     for n, frequency in zip(size, frequencies.unbind(1), strict=True):
         place = torch.arange(1, n + 1, dtype=frequency.dtype, device=frequency.device)
         fading = (place * (math.pi / (n + 1))).sin().expand(len(channels), n)
         factor = torch.polar(fading, frequency[:, None] * place)
         wave = wave[..., None] * factor.view(len(channels), *(1 for _ in wave.shape[1:]), n)
-    return _unit(torch.view_as_real(wave).movedim(-1, 1).flatten(0, 1).contiguous())
+    return wave
 
 
 def _lengths(block: Tensor) -> Tensor:

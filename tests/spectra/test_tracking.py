@@ -256,12 +256,17 @@ def test_a_normalized_layer_is_read_either_way_and_left_alone(build, which, trai
     torch.testing.assert_close(found, torch.linalg.svdvals(weight.flatten(1))[:3], rtol=1e-4, atol=0)
 
 
-def test_stacked_or_alone_the_values_are_the_same(monkeypatch):
-    module = network()
-    expected = SpectrumTracker(module)()
-    monkeypatch.setattr(tracking, "STACKED", 0)
-    for name, values in SpectrumTracker(module)().items():
-        torch.testing.assert_close(values, expected[name], rtol=1e-5, atol=0)
+def test_layers_of_one_shape_do_not_disturb_each_other():
+    module = nn.Sequential(*(nn.Linear(70, 50) for _ in range(3)))
+    together, alone = SpectrumTracker(module), [SpectrumTracker(layer) for layer in module]
+    for _ in range(2):
+        found = together()
+        for index, tracker in enumerate(alone):
+            torch.testing.assert_close(found[str(index)], tracker()[""], rtol=1e-5, atol=0)
+    module[1].weight.data.fill_(math.nan)
+    found = together()
+    assert found["1"].isnan().all()
+    assert_near({name: found[name] for name in ("0", "2")}, module)
 
 
 def test_a_round_on_a_device_gives_what_one_on_the_host_does(monkeypatch):
