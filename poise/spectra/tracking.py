@@ -8,12 +8,12 @@ few steps of block Lanczos, which are quicker to find what is new.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -23,7 +23,7 @@ from poise.spectra.operator import TRANSPOSED, effective_weight, matrix_map, wid
 from poise.spectra.power import as_matrix
 
 WHICH = ("effective", "original")
-SPARE = 5  # vectors followed beyond k: the next largest values, one of which may overtake
+LARGE = 2**18  # entries of a matrix from which a copy takes more time than it spares
 SMALL = 32  # rows of a weight up to which an eigendecomposition of its Gram matrix is the quickest round
 DIRECT_ROWS = 2048  # up to here a tracker starts with an eigendecomposition of the Gram matrix
 
@@ -65,10 +65,12 @@ class SpectrumTracker:
         if not self.layers:
             raise ValueError(f"{type(module).__name__} has no layer with a weight of 2 or more dimensions")
         self.bases: dict[str, Tensor] = {}
+        self.batches: dict[object, Tensor] = {}
 
     def reset(self) -> None:
         """Forget the vectors: the next call starts from nothing."""
         self.bases.clear()
+        self.batches.clear()
 
     @torch.no_grad()
     def __call__(self) -> dict[str, Tensor]:
@@ -85,10 +87,10 @@ class SpectrumTracker:
             group = [matrices[name] for name in names]
             with torch.autocast(group[0].device.type, enabled=False):
                 if len(group[0]) <= SMALL:
-                    found = _exact(group)
+                    found = self._exact(group)
                 else:
                     bases = torch.stack([self._basis(name, matrix) for name, matrix in zip(names, group, strict=True)])
-                    found, bases = _followed(group, bases)
+                    found, bases = _followed(list(self._stacks(group)), bases, _steps(group[0]))
                     self.bases.update(zip(names, bases, strict=True))
             for name, matrix, sigmas in zip(names, group, found, strict=True):
                 values[name] = sigmas[: min(self.k, len(matrix))]
@@ -96,10 +98,50 @@ class SpectrumTracker:
 
     def _basis(self, name: str, matrix: Tensor) -> Tensor:
         """The vectors to go on from, orthonormal, shape (b, m)."""
-        basis, count = self.bases.get(name), min(self.k + SPARE, len(matrix))
-        if basis is None or basis.shape != (count, len(matrix)):
+        rows, basis = len(matrix), self.bases.get(name)
+        count = min(self.k + _spare(rows), rows)
+        if basis is None or basis.shape != (count, rows):
             return _leading(matrix, count)
         return basis.to(matrix)
+
+    def _exact(self, matrices: list[Tensor]) -> Tensor:
+        """All singular values of matrices (m, n), m ≤ n, descending, and zeros up to one number, shape (l, most m)."""
+        rows, columns = (max(matrix.shape[dim] for matrix in matrices) for dim in (0, 1))
+        first = matrices[0]
+        batch = self._batch([matrix.shape for matrix in matrices], rows, columns, widest(first.device), first.device)
+        for place, matrix in zip(batch.unbind(), matrices, strict=True):
+            place[: len(matrix), : matrix.shape[1]] = matrix
+        gram, unknown = _finite(batch @ batch.mT)
+        squares = torch.linalg.eigvalsh(gram).flip(1)
+        return (squares.clamp_min(0).sqrt() + unknown).to(first.dtype)
+
+    def _stacks(self, matrices: list[Tensor]) -> Iterator[Tensor]:
+        """Matrices (m, n), of one m, as stacks (l, p, m, n/p): alike ones that follow one another, or one in p parts.
+
+        A product of a few vectors with one matrix keeps one of a CPU's threads busy, a batch of products all of them.
+        So small matrices are copied into a batch, and the columns of a large one are seen as one.
+        """
+        threads = torch.get_num_threads() if matrices[0].device.type == "cpu" else 1
+        for shape, alike in itertools.groupby(matrices, lambda matrix: matrix.shape):
+            several = list(alike)
+            first = several[0]
+            if len(several) > 1 and first.numel() < LARGE:
+                batch = self._batch([shape] * len(several), shape[0], shape[1], first.dtype, first.device)
+                yield torch.stack(several, out=batch)[:, None]
+                continue
+            parts = next(count for count in range(threads, 0, -1) if shape[1] % count == 0)
+            for matrix in several:
+                yield matrix.unflatten(1, (parts, -1)).transpose(0, 1)[None]
+
+    def _batch(
+        self, shapes: list[torch.Size], rows: int, columns: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Room for matrices of some shapes, zero around them: kept, since fresh memory costs more than a copy."""
+        key = (tuple(shapes), dtype, device)
+        if key not in self.batches:
+            with torch.inference_mode(False):  # or it could not be written to outside of that mode
+                self.batches[key] = torch.zeros(len(shapes), rows, columns, dtype=dtype, device=device)
+        return self.batches[key]
 
 
 @torch.no_grad()
@@ -137,41 +179,36 @@ def subspace_round(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tenso
         return from_left @ left, torch.where(known, values, size * 0), from_right.t() @ right.t()
 
 
-def _exact(matrices: list[Tensor]) -> Tensor:
-    """All singular values of matrices (m, n), m ≤ n, descending, and zeros up to one number, shape (l, most m)."""
-    most = max(map(len, matrices))
-    wide = (matrix.to(widest(matrix.device)) for matrix in matrices)
-    gram, unknown = _finite(torch.stack([F.pad(own @ own.t(), (0, most - len(own)) * 2) for own in wide]))
-    squares = torch.linalg.eigvalsh(gram).flip(1)
-    return (squares.clamp_min(0).sqrt() + unknown).to(matrices[0].dtype)
-
-
-def _followed(matrices: list[Tensor], basis: Tensor) -> tuple[Tensor, Tensor]:
-    """A tracker's round, for l matrices (m, n), m ≤ n, of the same m, from orthonormal left vectors, shape (l, b, m).
+def _followed(stacks: list[Tensor], basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """A tracker's round, for l matrices of the same m, from orthonormal left vectors, shape (l, b, m).
 
     Block Lanczos for ``WWᵀ`` from the basis: the space of ``basis, WWᵀ basis, (WWᵀ)² basis …``, in which a direction
     that training has just brought up appears soonest, then Rayleigh and Ritz's best b in it.
 
+    Args:
+        stacks: the matrices, in order, in stacks (several, parts, m, columns of a part).
+        steps: of Lanczos; 0: the next basis is that of orthogonal iteration, ``WWᵀ`` times the best in this one.
+
     Returns:
         values, shape (l, b), and the next basis.
     """
-    count, rows = basis.shape[1:]
-    steps, space, new = _steps(rows), basis, basis
-    images: list[list[Tensor]] = [[] for _ in matrices]
+    count, space, new = basis.shape[1], basis, basis
+    sizes = [len(stack) for stack in stacks]
+    images: list[list[Tensor]] = [[] for _ in stacks]
     for step in range(steps + 1):
         back = []
-        for own, matrix, vectors in zip(images, matrices, new, strict=True):
-            own.append(vectors @ matrix)
-            if step < steps:  # at once, while the matrix is in the processor's cache
-                back.append(own[-1] @ matrix.t())
-        if back:
-            new = torch.linalg.qr(torch.cat([space, torch.stack(back)], dim=1).mT).Q.mT[:, space.shape[1] :]
+        for own, stack, vectors in zip(images, stacks, new.split(sizes), strict=True):
+            own.append(vectors[:, None].expand(-1, stack.shape[1], -1, -1) @ stack)
+            if step < max(steps, 1):  # at once, while the matrix is in the processor's cache
+                back.append((own[-1] @ stack.mT).sum(1))
+        if step < steps:
+            new = torch.linalg.qr(torch.cat([space, torch.cat(back)], dim=1).mT).Q.mT[:, space.shape[1] :]
             space = torch.cat([space, new], dim=1)
-    stretched = [torch.cat(own) for own in images]
-    gram, unknown = _finite(torch.stack([own @ own.t() for own in stretched]))
+    stretched = [torch.cat(own, dim=2) for own in images]
+    gram, unknown = _finite(torch.cat([(own @ own.mT).sum(1) for own in stretched]))
     squares, turn = torch.linalg.eigh(gram)
     values = squares[:, -count:].flip(1).clamp_min(0).sqrt() + unknown
-    turned = turn[..., -count:].flip(2).mT.to(space.dtype) @ space
+    turned = turn[..., -count:].flip(2).mT.to(space.dtype) @ (space if steps else torch.cat(back))
     known = (values[:, :1] > 0)[..., None]
     return values.to(space.dtype), torch.linalg.qr(turned.where(known, basis).mT).Q.mT
 
@@ -186,9 +223,11 @@ def _finite(gram: Tensor) -> tuple[Tensor, Tensor]:
     return gram.nan_to_num(0, 0, 0).to(widest(gram.device)), unknown
 
 
-def _steps(rows: int) -> int:
-    """Lanczos steps a round: one more with each doubling, since the larger a weight, the closer its values lie."""
-    return max(1, rows.bit_length() - 7)
+def _steps(matrix: Tensor) -> int:
+    """Lanczos steps a round: the more rows, and the wider, the closer the values lie; small weights need none."""
+    rows, columns = matrix.shape
+    wide = columns >= 12 * rows and rows < 256
+    return (0 if matrix.numel() < LARGE else max(1, rows.bit_length() - 7)) + wide
 
 
 def _has_matrix(layer: nn.Module) -> bool:
@@ -222,10 +261,12 @@ def _original(layer: nn.Module) -> Tensor | None:
 
 
 def _together(matrices: dict[str, Tensor]) -> Iterable[list[str]]:
-    """Names of matrices with as many rows, or few, on one device: they share all of a round's small operations."""
+    """Names of matrices alike enough, on one device, to share all of a round's small operations."""
     found: dict[object, list[str]] = {}
-    for name, matrix in matrices.items():
-        found.setdefault((max(SMALL, len(matrix)), matrix.dtype, matrix.device), []).append(name)
+    for name, matrix in sorted(matrices.items(), key=lambda item: item[1].shape):
+        rows, columns = matrix.shape
+        kind = (columns.bit_length(),) if rows <= SMALL else (rows, _steps(matrix))
+        found.setdefault((kind, matrix.dtype, matrix.device), []).append(name)
     return found.values()
 
 
@@ -240,3 +281,8 @@ def _leading(matrix: Tensor, count: int) -> Tensor:
     with torch.autocast(matrix.device.type, enabled=False):
         scaled = matrix / size
         return torch.linalg.eigh(scaled @ scaled.t()).eigenvectors.flip(1)[:, :count].t()
+
+
+def _spare(rows: int) -> int:
+    """Vectors followed beyond k: the next largest values, one of which may overtake."""
+    return max(1, rows.bit_length() - 4)
