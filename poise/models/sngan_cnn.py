@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poise.models.network import Discriminator, Generator, positive
+
 
 def _stages(resolution: int) -> int:
     if resolution < 16 or resolution % 16:
@@ -32,13 +34,7 @@ def _stages(resolution: int) -> int:
     return 2 if resolution == 16 else 3
 
 
-def _positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; it must be at least 1")
-
-
-class SnganCnnGenerator(nn.Module):
+class SnganCnnGenerator(Generator):
     """``G(z) → images``: latents (n, latent_dim) to images (n, 3, resolution, resolution) in [−1, 1].
 
     Args:
@@ -47,13 +43,10 @@ class SnganCnnGenerator(nn.Module):
         latent_dim: length of z.
     """
 
-    num_classes = 0
-
     def __init__(self, resolution: int = 32, width: int = 64, latent_dim: int = 128) -> None:
-        super().__init__()
+        super().__init__(resolution, latent_dim)
         stages = _stages(resolution)
-        _positive(width=width, latent_dim=latent_dim)
-        self.resolution, self.latent_dim = resolution, latent_dim
+        positive(width=width)
         self.base = resolution >> stages
         channels = [width << stage for stage in range(stages, -1, -1)]
         self.linear = nn.Linear(latent_dim, self.base**2 * channels[0])
@@ -64,10 +57,7 @@ class SnganCnnGenerator(nn.Module):
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"latents have shape {tuple(z.shape)}; this generator takes (n, {self.latent_dim})")
-        if y is not None:
-            raise ValueError("labels were given to a generator without classes (num_classes 0); leave y out")
+        self.check(z, y)
         h = self.linear(z).unflatten(1, (-1, self.base, self.base))
         h = h.contiguous(memory_format=torch.channels_last)
         h = F.relu(self.norms[0](h))
@@ -76,19 +66,16 @@ class SnganCnnGenerator(nn.Module):
         return torch.tanh(self.to_rgb(h))
 
 
-class SnganCnnDiscriminator(nn.Module):
+class SnganCnnDiscriminator(Discriminator):
     """``D(x) → logits``: images (n, 3, resolution, resolution) in [−1, 1] to logits (n,).
 
     Takes the generator's resolution and width.
     """
 
-    num_classes = 0
-
     def __init__(self, resolution: int = 32, width: int = 64) -> None:
-        super().__init__()
+        super().__init__(resolution)
         stages = _stages(resolution)
-        _positive(width=width)
-        self.resolution = resolution
+        positive(width=width)
         layers = [nn.Conv2d(3, width, 3, padding=1)]
         for stage in range(stages):
             narrow, wide = width << stage, width << (stage + 1)
@@ -97,11 +84,7 @@ class SnganCnnDiscriminator(nn.Module):
         self.linear = nn.Linear((width << stages) * (resolution >> stages) ** 2, 1)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        if x.ndim != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
-            expected = f"(n, 3, {self.resolution}, {self.resolution})"
-            raise ValueError(f"images have shape {tuple(x.shape)}; this discriminator takes {expected}")
-        if y is not None:
-            raise ValueError("labels were given to a discriminator without classes (num_classes 0); leave y out")
+        self.check(x, y)
         h = x
         for conv in self.convs:
             h = F.leaky_relu(conv(h), 0.1)

@@ -257,13 +257,14 @@ def test_a_normalized_layer_is_read_either_way_and_left_alone(build, which, trai
 
 
 def test_layers_of_one_shape_do_not_disturb_each_other():
-    module = nn.Sequential(*(nn.Linear(70, 50) for _ in range(3)))
-    together, alone = SpectrumTracker(module), [SpectrumTracker(layer) for layer in module]
+    layers = [nn.Linear(70, 50) for _ in range(3)]
+    module = nn.Sequential(*layers)
+    together, alone = SpectrumTracker(module), [SpectrumTracker(layer) for layer in layers]
     for _ in range(2):
         found = together()
         for index, tracker in enumerate(alone):
             torch.testing.assert_close(found[str(index)], tracker()[""], rtol=1e-5, atol=0)
-    module[1].weight.data.fill_(math.nan)
+    layers[1].weight.data.fill_(math.nan)
     found = together()
     assert found["1"].isnan().all()
     assert_near({name: found[name] for name in ("0", "2")}, module)

@@ -1,0 +1,16 @@
+"""Layers that torch lacks: conditional batch norm, translated ReLU, self-attention, residual blocks."""
+
+from poise.layers.activation import TranslatedReLU
+from poise.layers.attention import SelfAttention
+from poise.layers.batch_norm import BatchNorm, ClassBatchNorm, ConditionBatchNorm
+from poise.layers.residual import DiscriminatorBlock, GeneratorBlock
+
+__all__ = [
+    "BatchNorm",
+    "ClassBatchNorm",
+    "ConditionBatchNorm",
+    "DiscriminatorBlock",
+    "GeneratorBlock",
+    "SelfAttention",
+    "TranslatedReLU",
+]

@@ -1,0 +1,41 @@
+"""Rectifiers whose threshold is learned (Xiang and Li 2017, arXiv 1704.03971)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class TranslatedReLU(nn.Module):
+    """``max(x − α, 0) + α``, α learned per channel, 0 at first (Xiang and Li 2017, section 3.3).
+
+    After a strict weight-normalized layer, which has no bias, it plays the part of one. The authors' leaky form is
+    ``PReLU(x − α) + α``, with a learned slope per channel, which stays within [0, 1].
+
+    Args:
+        channels: length of dimension 1 of the input, (n, channels, …).
+        slope: the leaky form's first slope, from 0 to 1; None: the plain form.
+
+    Raises:
+        ValueError: channels below 1, or a slope outside [0, 1].
+    """
+
+    def __init__(self, channels: int, slope: float | None = None) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"channels is {channels}; it must be at least 1")
+        if slope is not None and not 0 <= slope <= 1:
+            raise ValueError(f"slope is {slope}; it must lie in [0, 1], or be None for the plain form")
+        self.threshold = nn.Parameter(torch.zeros(channels))
+        self.slope = None if slope is None else nn.Parameter(torch.full((channels,), float(slope)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        threshold = self.threshold.view(shape)
+        if self.slope is None:
+            return torch.maximum(x, threshold)  # the same, in one pass
+        above = x - threshold
+        return torch.where(above > 0, above, above * self.slope.clamp(0, 1).view(shape)) + threshold
+
+    def extra_repr(self) -> str:
+        return f"{len(self.threshold)}, slope={'learned' if self.slope is not None else None}"
