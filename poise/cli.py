@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     warnings.showwarning = _one_line_warning
     try:
-        words, fields = _split_fields(argv) if argv[:1] == ["train"] else (argv, {})
+        words, fields = _split_fields(argv) if argv[:1] in (["train"], ["models"]) else (argv, {})
         arguments, unknown = _parser().parse_known_args(words)
         if unknown:
             _refuse(unknown[0], arguments)
@@ -101,6 +101,34 @@ def _recipes(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     return 0
 
 
+def _models(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
+    import torch
+
+    from poise.models import MODELS, create, sizes
+    from poise.training.recipe import Choice
+
+    if fields and not arguments.name:
+        raise ValueError(f"--{next(iter(fields))} is an option of one architecture; give its name: poise models NAME")
+    for name in [arguments.name] if arguments.name else MODELS:
+        options = Choice.parse(name, fields).checked(MODELS, "model").options
+        with torch.device("meta"):
+            pair = create(name, **options)
+        print(f"{name:<12} {MODELS.summary(name).replace('``', '')}")
+        for player, network in zip("GD", pair, strict=True):
+            found = sizes(network)
+            print(f"    {player} {found.parameters:>13,} parameters {found.macs / 1e6:>12,.1f} million MACs an image")
+        taken = {option: options.get(option, p.default) for option, p in MODELS.options(name).items()}
+        print("    with " + ", ".join(f"{option}={value}" for option, value in taken.items()))
+    return 0
+
+
+def _convert(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
+    from poise.convert import convert
+
+    print(convert(arguments.source, arguments.out))
+    return 0
+
+
 def _norms(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.norms import NORMS
 
@@ -117,6 +145,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], s
     "evaluate": (_evaluate, "judge a run's generator again"),
     "report": (_report, "write a run's report.html again"),
     "recipes": (_recipes, "list the recipes that come with poise"),
+    "models": (_models, "list the architectures with their parameters and cost"),
+    "convert": (_convert, "turn another library's checkpoint into one of poise's"),
     "norms": (_norms, "list the weight normalizations"),
 }
 
@@ -143,6 +173,9 @@ def _parser() -> _Parser:
     train.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.ending = _recipe_fields
+    made["models"].add_argument("name", metavar="NAME", nargs="?", help="only this one; its options as --option VALUE")
+    made["convert"].add_argument("source", metavar="SOURCE", help="a file of torch-mimicry, BigGAN-PyTorch, …")
+    made["convert"].add_argument("out", metavar="OUT", help="the file to write, .safetensors")
     for name in ("sample", "evaluate", "report"):
         made[name].add_argument("run", metavar="RUN", help="a run folder")
     for name in ("sample", "evaluate"):

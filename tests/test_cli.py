@@ -20,6 +20,7 @@ from PIL import Image
 
 from poise.cli import COMMANDS, main
 from poise.metrics import MEASURES
+from poise.models import MODELS, create
 from poise.norms import NORMS
 from poise.training import Recipe, Run, checkpoint, shipped_recipes
 from poise.training.recipe import fields
@@ -143,6 +144,29 @@ def test_norms_lists_each_with_its_formula_paper_and_options(capsys: pytest.Capt
         assert name == "none" or name == "frobenius" or re.search(r"[a-z.] \d{4}", line)
 
 
+def test_models_lists_each_with_its_paper_size_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert poise("models") == 0
+    told = capsys.readouterr().out
+    for name in MODELS:
+        assert f"\n{name} " in f"\n{told}"
+        assert all(option in told for option in MODELS.options(name))
+    # By hand, from table 3 of Miyato et al. 2018: weights, biases, and gain and bias of each batch norm.
+    generator = 129 * 8192 + sum(a * b * 16 + b for a, b in [(512, 256), (256, 128), (128, 64)]) + 64 * 27 + 3 + 2 * 960
+    assert f"G {generator:>13,} parameters" in told
+
+
+def test_models_counts_one_architecture_with_given_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert poise("models", "sngan-cnn", "--resolution=16", "--width", "2", "--latent-dim", "3") == 0
+    told = capsys.readouterr().out
+    pair = create("sngan-cnn", resolution=16, width=2, latent_dim=3)
+    for network in pair:
+        assert f"{sum(p.numel() for p in network.parameters()):,} parameters" in told
+    assert "resolution=16, width=2, latent_dim=3" in told
+    # Multiplications of D, layer by layer: inputs · outputs · kernel entries · output pixels.
+    macs = 3 * 2 * 9 * 256 + 2 * 2 * 16 * 64 + 2 * 4 * 9 * 64 + 4 * 4 * 16 * 16 + 4 * 8 * 9 * 16 + 8 * 16
+    assert f"{macs / 1e6:,.1f} million MACs" in told
+
+
 def test_recipes_lists_each_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert poise("recipes") == 0
     text = capsys.readouterr().out
@@ -204,6 +228,10 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "no sample": (["evaluate", "{run}", "--samples", "0"], 2, "samples is 0; .*at least 2"),
     "no checkpoint": (["sample", "{bare}"], 1, "holds no checkpoint; no checkpoint is usable"),
     "a word too many": (["norms", "bssn"], 2, "'bssn'"),
+    "an unknown model": (["models", "sngan-cn"], 2, "did you mean 'sngan-cnn'"),
+    "a model's unknown option": (["models", "sngan-cnn", "--widht", "3"], 2, "did you mean 'width'"),
+    "a model's option that is no number": (["models", "sngan-cnn", "--width", "wide"], 2, "model.width: given 'wide'"),
+    "an option of no model": (["models", "--width", "3"], 2, "poise models NAME"),
 }
 
 

@@ -9,7 +9,7 @@ GAMMAS = ("none", "per-layer", "shared")
 
 
 class Gain(nn.Module):
-    """Parametrization ``x ↦ γ·x``; several may hold one γ.
+    """Parametrization ``x ↦ γ·x``; one stands in every place that shares its γ, or ``to_empty`` would part them.
 
     Args:
         gamma: a scalar parameter.

@@ -46,6 +46,11 @@ class Choice(Section):
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @classmethod
+    def parse(cls, name: str, options: Mapping[str, Any]) -> Choice:
+        """From a name and options as a command line gives them, all text."""
+        return cls(**{"name": name, **{option: _typed(value) for option, value in options.items()}})
+
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})

@@ -98,7 +98,6 @@ def emptied(network: nn.Module, norm: tuple[str, dict[str, Any]]) -> nn.Module:
     return network
 
 
-UNTIED = pytest.mark.xfail(strict=True, reason="to_empty gives each place of a shared parameter one of its own")
 EACH_NORM_ON_META = pytest.mark.parametrize(
     "norm",
     [pytest.param(norm, id=name, marks=[] if name in QUICK else SLOW) for name, norm in NORMS.items()],
@@ -107,9 +106,7 @@ EACH_NORM_ON_META = pytest.mark.parametrize(
 
 @EACH_NORM_ON_META
 @pytest.mark.parametrize("assign", [True, False], ids=["assigned", "copied"])
-def test_a_network_from_meta_is_the_one_loaded(request, network, norm, assign):
-    if norm[1].get("gamma") == "shared":
-        request.applymarker(UNTIED)
+def test_a_network_from_meta_is_the_one_loaded(network, norm, assign):
     source = copy.deepcopy(network)
     poise.normalize(source, norm[0], **norm[1])
     train(source)
