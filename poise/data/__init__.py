@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from poise.data import sources
 from poise.data.digits import StackedDigits
 from poise.registry import Builders
 
@@ -21,4 +22,16 @@ class Images(Protocol):
         ...
 
 
-SOURCES: Builders[Images] = Builders("data", {"stacked-digits": StackedDigits})
+SOURCES: Builders[Images] = Builders(
+    "data",
+    {
+        "stacked-digits": StackedDigits,
+        "folder": sources.folder,
+        "cifar10": sources.cifar10,
+        "cifar100": sources.cifar100,
+        "stl10": sources.stl10,
+        "celeba": sources.celeba,
+        "lsun": sources.lsun,
+        "imagenet": sources.imagenet,
+    },
+)
