@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError
 
 from poise import __version__
-from poise.registry import nearest
+from poise.registry import Builders, nearest
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,14 +129,33 @@ def _convert(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     return 0
 
 
+def _data(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
+    from poise.data import SOURCES
+    from poise.data.check import check
+
+    if arguments.action == "check":
+        if not arguments.path:
+            raise ValueError("poise data check needs a path: a folder or zip file of images")
+        found = check(arguments.path)
+        print("\n".join(found.lines()))
+        return 1 if found.broken else 0
+    _list(SOURCES)
+    return 0
+
+
 def _norms(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.norms import NORMS
 
-    width = max(map(len, NORMS))
-    for name in NORMS:
-        options = ", ".join(f"{option}={p.default}" for option, p in NORMS.options(name).items())
-        print(f"{name:<{width}} {NORMS.summary(name).replace('``', '')}" + (f"  [{options}]" if options else ""))
+    _list(NORMS)
     return 0
+
+
+def _list(entries: Builders[Any]) -> None:
+    """Each entry with its first line and its options."""
+    width = max(map(len, entries))
+    for name in entries:
+        options = ", ".join(f"{option}={p.default}" for option, p in entries.options(name).items())
+        print(f"{name:<{width}} {entries.summary(name).replace('``', '')}" + (f"  [{options}]" if options else ""))
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], str]] = {
@@ -147,6 +166,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], s
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),
     "convert": (_convert, "turn another library's checkpoint into one of poise's"),
+    "data": (_data, "list the data sources, or check a folder of images"),
     "norms": (_norms, "list the weight normalizations"),
 }
 
@@ -174,6 +194,8 @@ def _parser() -> _Parser:
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.ending = _recipe_fields
     made["models"].add_argument("name", metavar="NAME", nargs="?", help="only this one; its options as --option VALUE")
+    made["data"].add_argument("action", nargs="?", choices=("list", "check"), default="list", help="default: list")
+    made["data"].add_argument("path", metavar="PATH", nargs="?", help="a folder or zip file of images, to check")
     made["convert"].add_argument("source", metavar="SOURCE", help="a file of torch-mimicry, BigGAN-PyTorch, …")
     made["convert"].add_argument("out", metavar="OUT", help="the file to write, .safetensors")
     for name in ("sample", "evaluate", "report"):

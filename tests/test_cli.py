@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from poise.cli import COMMANDS, main
+from poise.data import SOURCES
 from poise.metrics import MEASURES
 from poise.models import MODELS, create
 from poise.norms import NORMS
@@ -167,6 +168,24 @@ def test_models_counts_one_architecture_with_given_options(capsys: pytest.Captur
     assert f"{macs / 1e6:,.1f} million MACs" in told
 
 
+def test_data_lists_each_source_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert poise("data") == 0
+    told = capsys.readouterr().out
+    for name in SOURCES:
+        (line,) = (line for line in told.splitlines() if line.startswith(f"{name} "))
+        assert all(option in line for option in SOURCES.options(name))
+
+
+def test_data_check_looks_at_every_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(3):
+        Image.new("RGB", (4, 5)).save(tmp_path / f"{index}.png")
+    assert poise("data", "check", tmp_path) == 0
+    assert capsys.readouterr().out.startswith("3 images, no classes\n4×5 to 4×5 pixels")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert poise("data", "check", tmp_path) == 1
+    assert "broken.png: cannot identify image file" in capsys.readouterr().out
+
+
 def test_recipes_lists_each_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert poise("recipes") == 0
     text = capsys.readouterr().out
@@ -228,6 +247,9 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "no sample": (["evaluate", "{run}", "--samples", "0"], 2, "samples is 0; .*at least 2"),
     "no checkpoint": (["sample", "{bare}"], 1, "holds no checkpoint; no checkpoint is usable"),
     "a word too many": (["norms", "bssn"], 2, "'bssn'"),
+    "no path to check": (["data", "check"], 2, "needs a path"),
+    "a path that is not there": (["data", "check", "nowhere"], 2, "nowhere does not exist"),
+    "an unknown action": (["data", "chek"], 2, "invalid choice: 'chek'"),
     "an unknown model": (["models", "sngan-cn"], 2, "did you mean 'sngan-cnn'"),
     "a model's unknown option": (["models", "sngan-cnn", "--widht", "3"], 2, "did you mean 'width'"),
     "a model's option that is no number": (["models", "sngan-cnn", "--width", "wide"], 2, "model.width: given 'wide'"),
