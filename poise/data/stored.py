@@ -13,6 +13,8 @@ from torch import Tensor
 from poise import noise
 from poise.data.order import BalancedOrder, Order
 
+COINS = 2**14  # places whose mirroring is drawn at once
+
 
 class Store(Protocol):
     """Pixels by record."""
@@ -95,6 +97,7 @@ class StoredImages:
             raise ValueError("balanced sampling needs classes; this data set has none")
         self.store, self.labels, self.num_classes, self.resolution = store, labels, num_classes, resolution
         self.seed, self.flip = seed, flip
+        self._blocks: dict[int, Tensor] = {}
         self.order = BalancedOrder(labels, seed) if balanced else Order(len(store), seed)
 
     def __len__(self) -> int:
@@ -106,7 +109,25 @@ class StoredImages:
         pixels = self.store.read(records)
         self.store.prefetch(self.order.records(start + size, size))
         if self.flip:
-            coins = noise.bits(self.seed, "flip", torch.arange(start, start + size), 1)[:, 0] < 0
-            turned = coins.nonzero().flatten()
-            pixels[turned] = pixels[turned].flip(2)
+            pixels = _mirrored(pixels, self._coins(start, size))
         return pixels.permute(0, 3, 1, 2), self.labels[records]
+
+    def _coins(self, start: int, size: int) -> Tensor:
+        """Which places are mirrored, bool (size,); found for many at once, since few cost as much."""
+        first, last = start // COINS, (start + size - 1) // COINS
+        for block in range(first, last + 1):
+            if block not in self._blocks:
+                while len(self._blocks) >= max(2, last - first + 1):
+                    del self._blocks[next(iter(self._blocks))]
+                places = torch.arange(block * COINS, (block + 1) * COINS)
+                self._blocks[block] = noise.bits(self.seed, "flip", places, 1)[:, 0] < 0
+        found = torch.cat([self._blocks[block] for block in range(first, last + 1)])
+        return found[start - first * COINS :][:size]
+
+
+def _mirrored(pixels: Tensor, chosen: Tensor) -> Tensor:
+    """Images (n, H, W, 3), the chosen ones mirrored left to right; rows are copied whole, which is quickest."""
+    n, turned = len(pixels), chosen.nonzero().flatten()
+    row = torch.arange(n)
+    row[turned] = torch.arange(n, n + len(turned))
+    return torch.cat([pixels, pixels.index_select(0, turned).flip(2)]).index_select(0, row)
