@@ -61,13 +61,23 @@ def write_report(run: Run | str | Path) -> Path:
 
 
 def sample_grid(
-    run: Run | str | Path, out: str | Path, n: int = 64, seed: int = 0, network: str = "ema", zoom: int = 4
+    run: Run | str | Path,
+    out: str | Path,
+    n: int = 64,
+    seed: int = 0,
+    network: str = "ema",
+    zoom: int = 4,
+    y: int | None = None,
+    truncation: float | None = None,
+    standing: int = 0,
 ) -> Path:
     """Draw ``n`` images of a run's generator into one PNG, 8 to a row, and return its path.
 
     Args:
         run: a run or its folder. out: a ``.png`` file. n: images. seed: which ones. network: "ema" or "generator".
         zoom: each pixel becomes zoom × zoom of the picture, 1 to 64.
+        y, truncation, standing: as ``Sampler.sample`` takes them: one class, the latents' threshold in σ, and batches
+            for batch norm's standing statistics.
     """
     from torchvision.utils import make_grid, save_image
 
@@ -77,7 +87,7 @@ def sample_grid(
         raise ValueError(f"out is {str(out)!r}; a grid is saved as .png")
     if not 1 <= zoom <= 64:
         raise ValueError(f"zoom is {zoom}; allowed: 1 to 64 screen pixels a pixel")
-    images = run.sampler(network).sample(n, seed=seed, output="float")
+    images = run.sampler(network).sample(n, y, seed, "float", truncation=truncation, standing=standing)
     grid = make_grid(images, nrow=8, padding=1, normalize=True, value_range=(-1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_image(grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), out)

@@ -73,7 +73,8 @@ def _train(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 def _sample(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import sample_grid
 
-    print(sample_grid(arguments.run, arguments.out, arguments.n, arguments.seed, arguments.network, arguments.zoom))
+    how = (arguments.zoom, arguments.label, arguments.truncation, arguments.standing)
+    print(sample_grid(arguments.run, arguments.out, arguments.n, arguments.seed, arguments.network, *how))
     return 0
 
 
@@ -207,6 +208,15 @@ def _parser() -> _Parser:
         )
     made["sample"].add_argument("-n", type=int, default=64, metavar="N", help="images (default: 64)")
     made["sample"].add_argument("--zoom", type=int, default=4, metavar="N", help="screen pixels a pixel (default: 4)")
+    made["sample"].add_argument("--label", type=int, metavar="Y", help="one class only (default: all, at random)")
+    made["sample"].add_argument("--truncation", type=float, metavar="X", help="draw latents beyond X σ again")
+    made["sample"].add_argument(
+        "--standing",
+        type=int,
+        default=0,
+        metavar="N",
+        help="batches for batch norm's statistics (default: 0, as trained)",
+    )
     made["sample"].add_argument("--out", default="grid.png", metavar="PNG", help="file (default: grid.png)")
     made["evaluate"].add_argument("--samples", type=int, metavar="N", help="images drawn (default: the recipe's)")
     return parser

@@ -18,6 +18,7 @@ from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: SplitMix64's step between counters
 _MASK64 = (1 << 64) - 1
+_CHUNK = 1 << 22  # values hashed at once by digest: bounds memory
 
 
 def _signed(value: int) -> int:
@@ -63,10 +64,11 @@ def bits(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
     return _mix(rows[:, None] + columns[None, :])
 
 
-def uniform(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
-    """Uniform numbers in the open interval (0, 1): float32, shape (n, width)."""
-    # 23 bits, so that the half added is exact in float32 and nothing rounds up to 1.
-    return _shift_right(bits(seed, stream, positions, width), 41).float().add_(0.5).mul_(2.0**-23)
+def uniform(seed: int, stream: str, positions: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform numbers in the open interval (0, 1): float32 or float64, shape (n, width)."""
+    # A bit less than the significand holds, so that the half added is exact and nothing rounds up to 1.
+    kept = {torch.float32: 23, torch.float64: 52}[dtype]
+    return _shift_right(bits(seed, stream, positions, width), 64 - kept).to(dtype).add_(0.5).mul_(2.0**-kept)
 
 
 def integers(seed: int, stream: str, positions: Tensor, width: int, high: int) -> Tensor:
@@ -83,3 +85,42 @@ def normal(seed: int, stream: str, positions: Tensor, width: int) -> Tensor:
     radius = u[:, :half].log().mul_(-2.0).sqrt_()
     angle = u[:, half:].mul(2.0 * math.pi)
     return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :width].contiguous()
+
+
+def truncated_normal(seed: int, stream: str, positions: Tensor, width: int, threshold: float) -> Tensor:
+    """Standard normal numbers, those beyond ±threshold drawn again: float32, shape (n, width), within ±threshold.
+
+    What is within the threshold is what ``normal`` gives there. What is not is drawn from the truncated distribution by
+    its inverse, in float64, from a stream of its own; so the whole has that distribution exactly, as drawing again
+    until it fits would, however small the threshold.
+
+    Args:
+        threshold: in standard deviations, above 0; infinity truncates nothing.
+
+    Raises:
+        ValueError: a threshold of 0 or below, or NaN.
+
+    Source: Brock et al. 2019, section 3.1 (the truncation trick).
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold is {threshold}; latents are truncated at some number of σ above 0")
+    drawn = normal(seed, stream, positions, width).double()
+    u = uniform(seed, f"{stream}, drawn again", positions, width, torch.float64)
+    again = torch.erfinv((2 * u - 1) * math.erf(threshold / math.sqrt(2))) * math.sqrt(2)
+    limit = torch.tensor(threshold, dtype=torch.float64).float()
+    if limit.double() > threshold:  # rounded up
+        limit = torch.nextafter(limit, torch.zeros(()))
+    return torch.where(drawn.abs() <= threshold, drawn, again).float().clamp_(-limit, limit)
+
+
+def digest(x: Tensor) -> Tensor:
+    """A 64-bit hash of a tensor's values in their order, computed where it lies: an int64 scalar, not read back."""
+    flat = torch.view_as_real(x) if x.is_complex() else x
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
+    flat = flat.detach().contiguous().reshape(-1).view(whole)
+    total = torch.zeros((), dtype=torch.int64, device=x.device)
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK].to(torch.int64)
+        places = torch.arange(start, start + len(part), dtype=torch.int64, device=x.device)
+        total += _mix(part ^ _mix(places * _signed(_GOLDEN))).sum()
+    return total

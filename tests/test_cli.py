@@ -102,6 +102,14 @@ def test_the_same_seed_samples_the_same_grid(finished: Run, tmp_path: Path) -> N
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
 
 
+def test_truncated_samples_differ_and_stand_on_statistics_of_their_own(finished: Run, tmp_path: Path) -> None:
+    grids = []
+    for index, words in enumerate([[], ["--truncation", "0.5"], ["--truncation", "0.5", "--standing", "4"]]):
+        assert poise("sample", finished.path, "--out", tmp_path / f"{index}.png", *words) == 0
+        grids.append((tmp_path / f"{index}.png").read_bytes())
+    assert len(set(grids)) == 3
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert poise("--version") == 0
     assert re.fullmatch(r"poise \d+\.\d+\.\d+\n", capsys.readouterr().out)
@@ -247,6 +255,8 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "no sample": (["evaluate", "{run}", "--samples", "0"], 2, "samples is 0; .*at least 2"),
     "no checkpoint": (["sample", "{bare}"], 1, "holds no checkpoint; no checkpoint is usable"),
     "a word too many": (["norms", "bssn"], 2, "'bssn'"),
+    "a truncation of nothing": (["sample", "{run}", "--truncation", "0"], 2, "threshold is 0.0; latents are truncated"),
+    "a class of none": (["sample", "{run}", "--label", "3"], 2, "has no classes"),
     "no path to check": (["data", "check"], 2, "needs a path"),
     "a path that is not there": (["data", "check", "nowhere"], 2, "nowhere does not exist"),
     "an unknown action": (["data", "chek"], 2, "invalid choice: 'chek'"),

@@ -122,3 +122,22 @@ def test_integers_are_uniform_below_high(high):
 def test_integers_need_a_value_to_draw_from(high):
     with pytest.raises(ValueError, match=f"high is {high}; .*at least 1"):
         noise.integers(0, "digits", MANY[:1], 1, high)
+
+
+def test_uniform_doubles_are_uniform_and_as_fine_as_they_can_be():
+    drawn = noise.uniform(0, "latent", MANY, 2, torch.float64)
+    assert drawn.dtype == torch.float64
+    assert 0 < drawn.min() <= drawn.max() < 1
+    for column in drawn.numpy().T:
+        assert stats.kstest(column, "uniform").pvalue > 0.01
+    scaled = drawn * 2**53
+    assert torch.equal(scaled, scaled.round())
+    assert (scaled.long() % 2**40).unique().numel() > 0.999 * drawn.numel()
+    # The same hash to fewer bits is the float32 one.
+    assert (drawn - noise.uniform(0, "latent", MANY, 2)).abs().max() <= 2.0**-24
+
+
+@pytest.mark.parametrize("top", [0, 2**52 - 1])
+def test_uniform_doubles_stay_inside_the_open_interval(monkeypatch, top):
+    monkeypatch.setattr(noise, "bits", lambda *_: torch.tensor([[noise._signed(top << 12 | 0xFFF)]]))
+    assert 0 < noise.uniform(0, "latent", torch.tensor([0]), 1, torch.float64).item() < 1

@@ -4,6 +4,7 @@ from poise.layers.activation import TranslatedReLU
 from poise.layers.attention import SelfAttention
 from poise.layers.batch_norm import BatchNorm, ClassBatchNorm, ConditionBatchNorm
 from poise.layers.residual import DiscriminatorBlock, GeneratorBlock
+from poise.layers.weight_normalized import WeightedSum, affine, strict
 
 __all__ = [
     "BatchNorm",
@@ -13,4 +14,7 @@ __all__ = [
     "GeneratorBlock",
     "SelfAttention",
     "TranslatedReLU",
+    "WeightedSum",
+    "affine",
+    "strict",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -34,8 +35,7 @@ class TranslatedReLU(nn.Module):
         threshold = self.threshold.view(shape)
         if self.slope is None:
             return torch.maximum(x, threshold)  # the same, in one pass
-        above = x - threshold
-        return torch.where(above > 0, above, above * self.slope.clamp(0, 1).view(shape)) + threshold
+        return F.prelu(x - threshold, self.slope.clamp(0, 1)) + threshold
 
     def extra_repr(self) -> str:
         return f"{len(self.threshold)}, slope={'learned' if self.slope is not None else None}"

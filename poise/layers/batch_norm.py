@@ -29,6 +29,9 @@ class ClassBatchNorm(nn.Module):
         num_classes: labels are 0 to num_classes − 1, int64 (n,).
     """
 
+    unnormalized = True
+    """``poise.normalize`` passes over the tables, as the authors do: a gain divided by its table's σ is no gain of 1"""
+
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)

@@ -1,7 +1,7 @@
 """Judging a generator: mode coverage, class score and Fréchet distance, each named for what it is."""
 
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
-from poise.metrics.evaluation import MEASURES, Evaluation, Measure, evaluate
+from poise.metrics.evaluation import MEASURES, Evaluation, Measure, can_judge, evaluate
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Evaluation",
     "GaussianStatistics",
     "Measure",
+    "can_judge",
     "evaluate",
     "frechet_distance",
     "mode_kl",

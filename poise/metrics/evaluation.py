@@ -69,6 +69,11 @@ class Evaluation:
         }
 
 
+def can_judge(data: Images) -> bool:
+    """Whether there are measures for images of this source."""
+    return isinstance(data, StackedDigits)
+
+
 def evaluate(
     sampler: Sampler, data: Images, samples: int = 10_000, seed: int = 0, with_reference: bool = False
 ) -> Evaluation:

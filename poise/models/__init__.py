@@ -11,14 +11,35 @@ from typing import Any
 
 from torch import nn
 
+from poise.models.biggan import biggan
+from poise.models.biggan_deep import biggan_deep
+from poise.models.dcgan import dcgan
+from poise.models.mlp import mlp
+from poise.models.r3gan import r3gan
+from poise.models.sagan import sagan
 from poise.models.sizes import Sizes, sizes
+from poise.models.sngan import sngan
 from poise.models.sngan_cnn import sngan_cnn
+from poise.models.wngan import wngan
 from poise.norms import NORMS, normalize
 from poise.registry import Builders
 
 __all__ = ["MODELS", "Sizes", "create", "sizes"]
 
-MODELS: Builders[tuple[nn.Module, nn.Module]] = Builders("model", {"sngan-cnn": sngan_cnn})
+MODELS: Builders[tuple[nn.Module, nn.Module]] = Builders(
+    "model",
+    {
+        "mlp": mlp,
+        "dcgan": dcgan,
+        "sngan-cnn": sngan_cnn,
+        "sngan": sngan,
+        "wngan": wngan,
+        "sagan": sagan,
+        "biggan": biggan,
+        "biggan-deep": biggan_deep,
+        "r3gan": r3gan,
+    },
+)
 
 
 def create(

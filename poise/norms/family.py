@@ -77,7 +77,8 @@ def normalize(
         module: any network; a discriminator, as a rule.
         norm: a name from ``poise.norms.NORMS``; "none" leaves the module as it is.
         layers: which layers: a layer type, a pattern of their names ("blocks.*.conv?"), several of either, or a
-            function of (name, layer). All that have a weight to normalize by default.
+            function of (name, layer). By default all that have a weight to normalize, but for those within a module
+            whose attribute ``unnormalized`` is true, such as the gains by class of ``poise.layers.ClassBatchNorm``.
         check_finite: raise FloatingPointError, naming the layer, at the first forward with NaN or infinity in a
             weight; reads every weight and waits for the device at each forward, so for the search of a fault.
         **options: the norm's options, e.g. ``scale=1.4`` (unitless) for "ssn" and "bssn"; ``gamma="per-layer"`` or
@@ -103,6 +104,10 @@ def normalize(
             "poise.normalize was called in inference mode, where weights cannot be trained; call it outside"
         )
     chosen = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, NORMALIZED_LAYERS)]
+    if layers is None:
+        apart = [name for name, part in module.named_modules() if getattr(part, "unnormalized", False)]
+        within = tuple(f"{name}." if name else "" for name in apart)
+        chosen = [(name, layer) for name, layer in chosen if not name.startswith(within)]
     if not chosen:
         kinds = ", ".join(kind.__name__ for kind in NORMALIZED_LAYERS)
         raise ValueError(f"{type(module).__name__} has no layer to normalize; looked for {kinds}")

@@ -16,17 +16,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from poise.data import Images
 from poise.losses import LOSSES
-from poise.metrics import evaluate
+from poise.metrics import can_judge, evaluate
 from poise.monitor import Monitor, Verdict
-from poise.sampling import Sampler, latents
+from poise.penalties import PENALTIES
+from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint, hardware
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.ema import Ema
 from poise.training.log import RunLog
 from poise.training.recipe import Adam, Recipe
 from poise.training.run import Run, RunError, build, prepare_folder, run_folder, write_text
-from poise.training.step import Players, discriminator_gradients, generator_gradients
+from poise.training.step import Players, discriminator_gradients, generator_gradients, given
 
 GRID = 64  # images in a sample grid
 
@@ -79,6 +81,7 @@ def train(
             LOSSES[recipe.loss],
             device,
             precision,
+            [PENALTIES.build(penalty.name, **penalty.options) for penalty in recipe.penalties],
         )
         prepare_folder(folder, resume, overwrite)
         done = _restore(folder, players, ema, say) if resume else Progress()
@@ -87,8 +90,12 @@ def train(
         run = Run(folder)
         say(f"{recipe.name}: {recipe.steps} steps on {hardware.describe(device)} in {precision}, into {folder}")
 
+        if not can_judge(data):
+            say(f"there is no judge for {recipe.data.name}: the run is not evaluated, look at its samples")
+
         monitor = Monitor(generator=generator, discriminator=discriminator)
-        grid_latents = latents(generator, recipe.seed, 0, GRID, "grid").to(device)
+        grid = [latents(generator, recipe.seed, 0, GRID, "grid").to(device)]
+        grid += [y.to(device) for y in given(labels(generator, recipe.seed, 0, GRID, stream="grid-label"))]
         monitor.verdict = Verdict("healthy", done.step)
         judged = ""
         clock = time.perf_counter() - done.seconds
@@ -100,13 +107,12 @@ def train(
             for step in range(done.step + 1, recipe.steps + 1):
                 _set_learning_rates(players, recipe, step)
                 for update in range((step - 1) * recipe.n_dis, step * recipe.n_dis):
-                    first = update * recipe.batch_size
-                    real = data.batch(first, recipe.batch_size)[0].to(device, non_blocking=True)
-                    z = latents(generator, recipe.seed, first, recipe.batch_size, "d-latent").to(device)
-                    signals = discriminator_gradients(players, real, z)
+                    real, y = drawn_real(players, data, update * recipe.batch_size, recipe.batch_size)
+                    z, fake_y = drawn_fake(players, recipe, update, "d")
+                    signals = discriminator_gradients(players, real, z, y, fake_y, update)
                     players.d_optimizer.step()
-                z = latents(generator, recipe.seed, (step - 1) * recipe.batch_size, recipe.batch_size, "g-latent")
-                signals |= generator_gradients(players, z.to(device))
+                z, fake_y = drawn_fake(players, recipe, step - 1, "g")
+                signals |= generator_gradients(players, z, fake_y, real, y)
                 players.g_optimizer.step()
                 ema.update(generator, step)
 
@@ -122,8 +128,8 @@ def train(
                     if monitor.verdict.is_failing:
                         break
                 if due["sample_every"]:
-                    log.write_grid(_draw(ema, grid_latents), step)
-                if due["evaluate_every"]:
+                    log.write_grid(_draw(ema, *grid), step)
+                if due["evaluate_every"] and can_judge(data):
                     found = evaluate(Sampler(ema.module), data, recipe.evaluation_samples, with_reference=last)
                     judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
                     log.write({**at, "seconds": time.perf_counter() - clock, "evaluation": found.to_record()})
@@ -140,6 +146,20 @@ def train(
     if done.step < recipe.steps:
         raise KeyboardInterrupt(f"stopped after step {done.step} with a checkpoint; --resume goes on from there")
     return run
+
+
+def drawn_real(players: Players, data: Images, first: int, size: int) -> tuple[Tensor, Tensor | None]:
+    """Real images number ``first`` and on, uint8, on the device; and their labels, if the networks take any."""
+    real, y = data.batch(first, size)
+    return real.to(players.device, non_blocking=True), y.to(players.device) if players.generator.num_classes else None
+
+
+def drawn_fake(players: Players, recipe: Recipe, update: int, player: str) -> tuple[Tensor, Tensor | None]:
+    """Latents and labels of a player's update, on the device."""
+    first, size = update * recipe.batch_size, recipe.batch_size
+    z = latents(players.generator, recipe.seed, first, size, f"{player}-latent")
+    y = labels(players.generator, recipe.seed, first, size, stream=f"{player}-label")
+    return z.to(players.device), None if y is None else y.to(players.device)
 
 
 _CADENCES = ("log_every", "sample_every", "evaluate_every", "checkpoint_every")
@@ -195,8 +215,8 @@ def _restore(folder: Path, players: Players, ema: Ema, say: Callable[[str], None
 
 
 @torch.no_grad()
-def _draw(ema: Ema, z: Tensor) -> Tensor:
-    return ema.module(z).float().cpu()
+def _draw(ema: Ema, z: Tensor, *y: Tensor) -> Tensor:
+    return ema.module(z, *y).float().cpu()
 
 
 def _images_per_second(ticks: Any, recipe: Recipe) -> str:

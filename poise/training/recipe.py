@@ -18,6 +18,7 @@ from poise.data import SOURCES
 from poise.losses import LOSSES
 from poise.models import MODELS
 from poise.norms import NORMS
+from poise.penalties import PENALTIES
 from poise.registry import Builders, Registry, nearest
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -94,7 +95,9 @@ class Recipe(Section):
     d_norm: Choice = Choice(name="bssn")
     """weight normalization of the discriminator; options are the norm's own (scale, unitless)"""
     loss: str = "non-saturating"
-    """adversarial loss: non-saturating, hinge or wasserstein"""
+    """adversarial loss: non-saturating, hinge, wasserstein, least-squares, minimax or relativistic"""
+    penalties: list[Choice] = []
+    """penalties of the discriminator, a list: [{name: r1, gamma: 10, every: 16}]"""
     g_optimizer: Adam = Adam()
     """the generator's optimizer"""
     d_optimizer: Adam = Adam()
@@ -134,6 +137,8 @@ class Recipe(Section):
             choice = getattr(self, field)
             object.__setattr__(self, field, choice.checked(registry, field))
         _known("loss", self.loss, LOSSES)
+        checked = [choice.checked(PENALTIES, f"penalties.{index}") for index, choice in enumerate(self.penalties)]
+        object.__setattr__(self, "penalties", checked)
         return self
 
     @classmethod
@@ -225,7 +230,7 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
     if section is None or (rest and not isinstance(section.default, Section)):
         raise RecipeError(f"unknown field {dotted!r}; {nearest(dotted, [name for name, _, _ in fields()])}")
     if not isinstance(section.default, Section):
-        values[head] = value
+        values[head] = _typed(value)
         return
     current = values.setdefault(head, section.default.model_dump(exclude_unset=True))
     if isinstance(section.default, Choice) and isinstance(current, str):

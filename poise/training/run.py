@@ -111,11 +111,17 @@ def build(recipe: Recipe) -> tuple[Any, Any, Images]:
     with _naming("data"):
         data = SOURCES.build(recipe.data.name, **recipe.data.options, **_seeded(recipe))
     with _naming("model"):
-        generator, discriminator = create(recipe.model.name, **recipe.model.options)
+        networks: tuple[Any, Any] = create(recipe.model.name, **recipe.model.options)
+    generator, discriminator = networks
     if generator.resolution != data.resolution:
         raise RecipeError(
             f"model makes {generator.resolution} pixels, data has {data.resolution}: "
             f"set model.resolution={data.resolution} or data.resolution={generator.resolution}"
+        )
+    if generator.num_classes not in (0, data.num_classes):
+        raise RecipeError(
+            f"model has {generator.num_classes} classes, data has {data.num_classes}: "
+            f"set model.num_classes={data.num_classes}"
         )
     with _naming("d_norm"):
         normalize(discriminator, recipe.d_norm.name, **recipe.d_norm.options)

@@ -8,14 +8,15 @@ autocast where that pays; Adam is one fused kernel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from poise.losses import AdversarialLoss
+from poise.losses import AdversarialLoss, auxiliary_classifier_discriminator, auxiliary_classifier_generator
 from poise.norms import weight_penalty
+from poise.penalties import Lazy
 from poise.sampling import to_float
 
 
@@ -31,38 +32,75 @@ class Players:
     device: torch.device
     precision: str
     """"bf16" for autocast, "fp32" for none"""
+    penalties: list[Lazy] = field(default_factory=list)
+    """of the discriminator, added to its loss"""
 
     def __post_init__(self) -> None:
         # Batch norm in D would see real and fake mixed in one pass; such a D takes them one after the other.
         self.one_pass = not any(isinstance(m, _BatchNorm) for m in self.discriminator.modules())
         self.d_weights = list(self.discriminator.parameters())
+        self.has_classifier = getattr(self.discriminator, "conditioning", None) == "auxiliary"
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def judged(self, images: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """D's logits, float32 (n,), and its classifier's, (n, classes), if it has one."""
+        if self.has_classifier:
+            logits, class_logits = self.discriminator.heads(images)  # type: ignore[operator]
+            return logits.float(), class_logits.float()
+        return self.discriminator(images, *given(y)).float(), None
 
-def discriminator_gradients(players: Players, real: Tensor, z: Tensor) -> dict[str, Tensor]:
-    """Gradients of the discriminator's loss, and of its norms' penalty if they have one, into ``.grad``.
+
+def given(y: Tensor | None) -> tuple[Tensor, ...]:
+    """Labels as arguments: none for networks that take none, whoever wrote them."""
+    return () if y is None else (y,)
+
+
+def discriminator_gradients(
+    players: Players,
+    real: Tensor,
+    z: Tensor,
+    y: Tensor | None = None,
+    fake_y: Tensor | None = None,
+    update: int = 0,
+) -> dict[str, Tensor]:
+    """Gradients of the discriminator's loss and penalties into ``.grad``.
 
     Args:
-        real: uint8 images (n, 3, H, W). z: latents (n, latent_dim).
+        real: uint8 images (n, 3, H, W). z: latents (m, latent_dim).
+        y, fake_y: int64 labels (n,) and (m,), for networks with classes.
+        update: number of this discriminator update, by which lazy penalties take turns.
 
     Returns:
-        d_loss, without the penalty, and the mean logits of real and fake: scalars on the device, not read back.
+        d_loss, without penalties, and the mean logits of real and fake: scalars on the device, not read back.
     """
-    d = players.discriminator
     with players.autocast():
         with torch.no_grad():
-            fake = players.generator(z).float()
+            fake = players.generator(z, *given(fake_y)).float()
         images = to_float(real)
         if players.one_pass:
             batch = torch.cat([images, fake]).contiguous(memory_format=torch.channels_last)
-            real_logits, fake_logits = d(batch).float().split([len(images), len(fake)])
+            labels = None if y is None or fake_y is None else torch.cat([y, fake_y])
+            logits, class_logits = players.judged(batch, labels)
+            sizes = [len(images), len(fake)]
+            real_logits, fake_logits = logits.split(sizes)
+            classes = None if class_logits is None else class_logits.split(sizes)
         else:
-            real_logits, fake_logits = d(images).float(), d(fake).float()
+            real_logits, real_classes = players.judged(images, y)
+            fake_logits, fake_classes = players.judged(fake, fake_y)
+            classes = None if real_classes is None or fake_classes is None else (real_classes, fake_classes)
         loss = players.loss.discriminator(real_logits, fake_logits)
+        total = loss + weight_penalty(players.discriminator)
+        if classes is not None:
+            assert y is not None
+            assert fake_y is not None
+            total = total + auxiliary_classifier_discriminator(classes[0], y, classes[1], fake_y)
+        for penalty in players.penalties:
+            if penalty.is_due(update):
+                total = total + penalty(update, players.discriminator, images, fake, y, fake_y)
     players.d_optimizer.zero_grad()
-    (loss + weight_penalty(d)).backward()
+    total.backward()
     return {
         "d_loss": loss.detach(),
         "real_logit": real_logits.detach().mean(),
@@ -70,16 +108,36 @@ def discriminator_gradients(players: Players, real: Tensor, z: Tensor) -> dict[s
     }
 
 
-def generator_gradients(players: Players, z: Tensor) -> dict[str, Tensor]:
-    """Gradients of the generator's loss into ``.grad``; none for the discriminator. Returns g_loss, not read back."""
+def generator_gradients(
+    players: Players, z: Tensor, fake_y: Tensor | None = None, real: Tensor | None = None, y: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Gradients of the generator's loss into ``.grad``; none for the discriminator. Returns g_loss, not read back.
+
+    Args:
+        z: latents (n, latent_dim). fake_y: int64 labels (n,), for networks with classes.
+        real, y: uint8 images (n, 3, H, W) and their labels, for a loss that looks at real ones too.
+
+    Raises:
+        ValueError: such a loss without them.
+    """
+    if players.loss.needs_real and real is None:
+        raise ValueError("this loss compares fakes with real images in the generator's step too; give real")
     for weight in players.d_weights:
         weight.requires_grad_(False)
     try:
         with players.autocast():
-            logits = players.discriminator(players.generator(z)).float()
-            loss = players.loss.generator(logits)
+            logits, class_logits = players.judged(players.generator(z, *given(fake_y)), fake_y)
+            compared: tuple[Tensor, ...] = ()
+            if players.loss.needs_real and real is not None:
+                with torch.no_grad():
+                    compared = (players.judged(to_float(real), y)[0],)
+            loss = players.loss.generator(logits, *compared)
+            total = loss
+            if class_logits is not None:
+                assert fake_y is not None
+                total = loss + auxiliary_classifier_generator(class_logits, fake_y)
         players.g_optimizer.zero_grad()
-        loss.backward()
+        total.backward()
     finally:
         for weight in players.d_weights:
             weight.requires_grad_(True)

@@ -145,8 +145,8 @@ def test_wrong_options_are_refused(options, told):
 
 
 def test_an_unknown_model_is_told_the_nearest():
-    with pytest.raises(ValueError, match=r"^unknown model 'sngan'; did you mean 'sngan-cnn'\?$"):
-        create("sngan")
+    with pytest.raises(ValueError, match=r"^unknown model 'sngan-cn'; did you mean 'sngan-cnn'\?$"):
+        create("sngan-cn")
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 6), (5,), (2, 5, 1)])

@@ -1,10 +1,13 @@
 """Which layers are normalized, and the table that says so."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import poise
+from poise.layers import ClassBatchNorm
 from poise.norms import normalized_weights
 
 
@@ -75,3 +78,12 @@ def test_the_table_reads_as_one():
     assert len(lines) == 5
     assert lines[1].split()[:3] == ["embed", "5×8", "none"]
     assert "SpectralNorm(scale=1.0, directions=out)" in lines[4]
+
+
+def test_tables_of_gains_by_class_are_passed_over_unless_they_are_asked_for():
+    module = nn.ModuleDict({"norm": ClassBatchNorm(4, 3), "conv": nn.Conv2d(4, 4, 3)})
+    assert [weight.name for weight in normalized_weights(poise.normalize(copy.deepcopy(module), "sn"))] == ["conv"]
+    asked = poise.normalize(copy.deepcopy(module), "sn", layers="norm.*")
+    assert [weight.name for weight in normalized_weights(asked)] == ["norm.gain", "norm.bias"]
+    with pytest.raises(ValueError, match="has no layer to normalize"):
+        poise.normalize(module["norm"], "sn")

@@ -157,7 +157,7 @@ WRONG: dict[str, tuple[dict[Any, Any], dict[str, Any], list[str]]] = {
     "unknown model": ({}, {"model.name": "sngan-cmn"}, ["model: unknown model 'sngan-cmn'", "mean 'sngan-cnn'"]),
     "unknown norm": ({}, {"d_norm": "bsssn"}, ["d_norm: unknown norm 'bsssn'", "mean 'bssn'"]),
     "unknown loss": ({"loss": "hinges"}, {}, ["loss: unknown loss 'hinges'", "mean 'hinge'"]),
-    "unknown data": ({"data": {"name": "cifar"}}, {}, ["data: unknown data 'cifar'", "known: stacked-digits"]),
+    "unknown data": ({"data": {"name": "cifar"}}, {}, ["data: unknown data 'cifar'", "did you mean 'cifar10'"]),
     "unknown option": ({}, {"model.widht": 3}, ["model 'sngan-cnn' has no option 'widht'", "mean 'width'"]),
     "option of another norm": (
         {"d_norm": {"name": "sn", "scale": 2}},

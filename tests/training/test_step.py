@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import poise
 from poise.losses import LOSSES
 from poise.models import create
+from poise.penalties import PENALTIES
 from poise.sampling import to_float
 from poise.training.step import Players, discriminator_gradients, generator_gradients
 
@@ -81,8 +82,9 @@ def test_discriminator_gradients_are_autograds_of_the_loss(loss: str) -> None:
 def test_generator_gradients_are_autograds_of_the_loss(loss: str) -> None:
     made = players("none", loss)
     g, d = copy.deepcopy(made.generator), copy.deepcopy(made.discriminator)
-    signals = generator_gradients(made, Z)
-    value = LOSSES[loss].generator(d(g(Z)))
+    signals = generator_gradients(made, Z, real=REAL)
+    compared = [d(to_float(REAL)).detach()] if LOSSES[loss].needs_real else []
+    value = LOSSES[loss].generator(d(g(Z)), *compared)
     value.backward()
     torch.testing.assert_close(signals["g_loss"], value.detach())
     torch.testing.assert_close(gradients(made.generator), gradients(g), rtol=1e-4, atol=1e-6)
@@ -192,3 +194,78 @@ def test_bf16_is_near_fp32_and_weights_stay_fp32() -> None:
         a, b = gradients(getattr(exact, player)), gradients(getattr(rough, player))
         assert a.dtype == b.dtype == torch.float32
         assert nn.functional.cosine_similarity(a, b, dim=0) > 0.99
+
+
+Y = torch.arange(N) % 3
+FAKE_Y = (torch.arange(N) + 1) % 3
+
+
+def conditional(conditioning: str, loss: str = "hinge", **options: Any) -> Players:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"width": 4, "latent_dim": 8, "num_classes": 3}
+    g, d = create("sngan", resolution=32, conditioning=conditioning, **sizes)
+    adams = torch.optim.Adam(g.parameters()), torch.optim.Adam(d.parameters())
+    return Players(g, d, *adams, LOSSES[loss], torch.device("cpu"), "fp32", **options)
+
+
+LARGE = REAL.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.mark.parametrize("conditioning", ["projection", "concat", "auxiliary"])
+def test_labels_reach_both_players(conditioning: str) -> None:
+    made = conditional(conditioning)
+    g: Any = copy.deepcopy(made.generator)
+    d: Any = copy.deepcopy(made.discriminator)
+    signals = discriminator_gradients(made, LARGE, Z, Y, FAKE_Y)
+    fake = g(Z, FAKE_Y).detach()
+    loss = made.loss.discriminator(d(to_float(LARGE), Y), d(fake, FAKE_Y))
+    torch.testing.assert_close(signals["d_loss"], loss.detach())
+    if conditioning == "auxiliary":
+        for images, y in ((to_float(LARGE), Y), (fake, FAKE_Y)):
+            loss = loss + nn.functional.cross_entropy(d.class_logits(images), y)
+    loss.backward()
+    torch.testing.assert_close(gradients(made.discriminator), gradients(d), rtol=1e-3, atol=1e-5)
+
+    g = copy.deepcopy(made.generator)
+    signals = generator_gradients(made, Z, FAKE_Y)
+    fake = g(Z, FAKE_Y)
+    loss = made.loss.generator(d(fake, FAKE_Y))
+    torch.testing.assert_close(signals["g_loss"], loss.detach())
+    if conditioning == "auxiliary":
+        loss = loss + nn.functional.cross_entropy(d.class_logits(fake), FAKE_Y)
+    loss.backward()
+    torch.testing.assert_close(gradients(made.generator), gradients(g), rtol=1e-3, atol=1e-5)
+
+
+def test_a_relativistic_loss_pairs_fakes_with_real_images_in_both_steps() -> None:
+    made = players("none", "relativistic")
+    g, d = copy.deepcopy(made.generator), copy.deepcopy(made.discriminator)
+    with pytest.raises(ValueError, match="give real"):
+        generator_gradients(made, Z)
+    generator_gradients(made, Z, real=REAL)
+    nn.functional.softplus(d(to_float(REAL)).detach() - d(g(Z))).mean().backward()
+    torch.testing.assert_close(gradients(made.generator), gradients(g), rtol=1e-4, atol=1e-6)
+    assert all(weight.grad is None for weight in made.discriminator.parameters())
+
+
+def test_penalties_are_in_the_discriminators_gradient_when_they_are_due() -> None:
+    lazy = PENALTIES.build("r1", gamma=3.0, every=4)
+    made, plain = players("none"), players("none")
+    made.penalties.append(lazy)
+    images = to_float(REAL).requires_grad_()
+    d = copy.deepcopy(made.discriminator)
+    (slope,) = torch.autograd.grad(d(images).sum(), images, create_graph=True)
+    (4 * 1.5 * slope.square().sum((1, 2, 3)).mean()).backward()
+    for update, share in ((0, 1.0), (3, 0.0), (4, 1.0)):
+        signals = [discriminator_gradients(one, REAL, Z, update=update) for one in (made, plain)]
+        torch.testing.assert_close(signals[0]["d_loss"], signals[1]["d_loss"])
+        added = {
+            name: weight.grad - other.grad
+            for (name, weight), other in zip(
+                made.discriminator.named_parameters(), plain.discriminator.parameters(), strict=True
+            )
+            if weight.grad is not None and other.grad is not None
+        }
+        for name, weight in d.named_parameters():
+            expected = torch.zeros_like(weight) if weight.grad is None else share * weight.grad
+            torch.testing.assert_close(added[name], expected, rtol=1e-3, atol=1e-5)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from poise import sampling
 from poise.models import create
-from poise.sampling import Sampler, latents, to_float, to_uint8
+from poise.sampling import LATENTS, Sampler, labels, latents, to_float, to_uint8
+from poise.sampling import sampler as sampler_module
 
 
 class Echo(nn.Module):
@@ -46,7 +46,7 @@ def test_an_image_is_the_same_however_it_is_asked_for(
     sampler: Sampler, series: Tensor, start: int, n: int, batch: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "BATCH", batch)
+        patch.setattr(sampler_module, "BATCH", batch)
         drawn = sampler.sample(n, seed=7, output="float", start=start)
     torch.testing.assert_close(drawn, series[start : start + n], rtol=0, atol=1e-5)
 
@@ -88,11 +88,57 @@ def test_sampling_disturbs_neither_the_generator_nor_the_callers_random_numbers(
 
 
 def test_labels_reach_the_generator_with_their_latents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "BATCH", 3)
+    monkeypatch.setattr(sampler_module, "BATCH", 3)
     y = torch.tensor([4, 0, 1, 3, 2, 2, 1])
     drawn = Sampler(Echo()).sample(7, y, seed=0, output="float")[:, :, 0, 0]
     assert torch.equal(drawn[:, 2], y.float())
     assert torch.equal(drawn[:, :2], latents(Echo(), 0, 0, 7))
+
+
+def test_without_labels_each_image_draws_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Sampler(Echo()).sample(40, seed=3, output="float")[:, 2, 0, 0]
+    assert torch.equal(whole, labels(Echo(), 3, 0, 40).float())  # type: ignore[union-attr]
+    assert set(whole.tolist()) == {0, 1, 2, 3, 4}
+    monkeypatch.setattr(sampler_module, "BATCH", 7)
+    parts = [Sampler(Echo()).sample(n, seed=3, output="float", start=s)[:, 2, 0, 0] for s, n in ((0, 15), (15, 25))]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_one_class_for_all_images() -> None:
+    drawn = Sampler(Echo()).sample(6, 3, seed=0, output="float")[:, :, 0, 0]
+    assert (drawn[:, 2] == 3).all()
+    assert torch.equal(drawn[:, :2], latents(Echo(), 0, 0, 6))
+
+
+def test_truncation_keeps_latents_within_and_the_others_as_they_were() -> None:
+    plain, drawn = (Sampler(Echo()).sample(300, seed=0, output="float", truncation=t)[:, :2, 0, 0] for t in (None, 0.7))
+    assert drawn.abs().max() <= 0.7
+    inside = plain.abs() <= 0.7
+    assert torch.equal(drawn[inside], plain[inside])
+    assert not torch.equal(drawn, plain.clamp(-0.7, 0.7))
+
+
+def test_a_sampler_draws_from_the_distribution_its_generator_was_trained_on() -> None:
+    sampler = Sampler(Echo(), LATENTS.build("bernoulli"))
+    assert set(sampler.sample(50, seed=0, output="float")[:, :2].flatten().tolist()) == {0, 1}
+    with pytest.raises(ValueError, match=r"truncation is 0\.5, but these latents are not normal"):
+        sampler.sample(1, truncation=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": 5}, "label is 5; .*0 to 4: nearest 4"),
+        ({"y": torch.tensor([0, -1])}, "label is -1; .*nearest 0"),
+        ({"y": torch.tensor([0.0, 1.0])}, "labels are torch.float32"),
+        ({"truncation": 0.0}, "threshold is 0.0; .*above 0"),
+        ({"truncation": -1.0}, "threshold is -1.0; .*above 0"),
+        ({"standing": -1}, "standing is -1"),
+    ],
+)
+def test_wrong_labels_and_truncations_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampler(Echo()).sample(2, **arguments)
 
 
 @pytest.mark.parametrize(
