@@ -39,6 +39,8 @@ def conversion(path: str | Path) -> Conversion:
                 return module.convert(state)
             except ValueError as error:
                 raise ValueError(f"{path} seems to be of {library}, but {error}") from None
+            except (IndexError, TypeError, ZeroDivisionError):  # a size could not be read off a weight
+                raise ValueError(f"{path} seems to be of {library}, but its weights have other shapes") from None
     raise ValueError(
         f"{path} holds {len(state)} tensors with the keys of no known library ({', '.join(LIBRARIES)}): {shown(state)}"
     )

@@ -37,5 +37,5 @@ def sizes(network: nn.Module) -> Sizes:
 def _input(network: nn.Module, device: torch.device) -> Tensor:
     if hasattr(network, "latent_dim"):
         return torch.zeros(1, int(network.latent_dim), device=device)  # type: ignore[arg-type]
-    rows, columns = getattr(network, "size", (network.resolution, network.resolution))  # pictures need not be square
+    rows, columns = map(int, getattr(network, "size", (network.resolution,) * 2))  # pictures need not be square
     return torch.zeros((1, 3, rows, columns) if rows else (1, 2), device=device)

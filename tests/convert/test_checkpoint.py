@@ -141,6 +141,23 @@ def test_a_partial_file_is_told_and_nothing_written(state, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["part.pth"]
 
 
+@pytest.mark.parametrize(
+    ("file", "case", "key"),
+    [
+        ("biggan_pytorch", "generator 32", "linear.weight"),
+        ("biggan_pytorch", "discriminator 32", "embed.weight"),
+        ("studiogan", "big generator 32", "blocks.0.0.conv2d1.weight_orig"),
+        ("pretrained_biggan", "generator 128", "embeddings.weight"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(1,), (1, 1, 1, 1), ()])
+def test_weights_of_other_shapes_are_told(file, case, key, shape, original, tmp_path):
+    state, _ = original(file, case)
+    torch.save(state | {key: torch.zeros(shape)}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd\.pth seems to be of .*, but "):
+        convert.load(tmp_path / "odd.pth")
+
+
 def test_the_name_of_what_is_written_is_checked_first(tmp_path):
     with pytest.raises(ValueError, match=r"^out is .*out\.pth; its name must end in \.safetensors: nearest"):
         convert.convert(tmp_path / "nothing.pth", tmp_path / "out.pth")
