@@ -17,15 +17,19 @@ class Ema:
     Args:
         module: the network followed.
         half_life: steps after which a weight counts half.
+        start: steps during which the copy is the network itself.
     """
 
-    def __init__(self, module: nn.Module, half_life: float) -> None:
-        self.half_life = half_life
+    def __init__(self, module: nn.Module, half_life: float, start: int = 0) -> None:
+        self.half_life, self.start = half_life, start
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
     def decay(self, step: int) -> float:
         """β at a step, in [0, 1)."""
-        return min(2 ** (-1 / self.half_life), (1 + step) / (10 + step))
+        since = step - self.start
+        if since <= 0 < self.start:
+            return 0.0
+        return min(2 ** (-1 / self.half_life), (1 + since) / (10 + since))
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:

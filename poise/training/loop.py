@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from poise.data import Images
 from poise.losses import LOSSES
 from poise.metrics import can_judge, evaluate
 from poise.monitor import Monitor, Verdict
@@ -26,9 +25,11 @@ from poise.training import checkpoint, hardware
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.ema import Ema
 from poise.training.log import RunLog
-from poise.training.recipe import Adam, Recipe
+from poise.training.optimizers import build_optimizer, rate_factor
+from poise.training.recipe import Optimizer, Recipe, RecipeError
 from poise.training.run import Run, RunError, build, prepare_folder, run_folder, write_text
-from poise.training.step import Players, discriminator_gradients, generator_gradients, given
+from poise.training.step import Players, given
+from poise.training.update import discriminator_update, generator_update
 
 GRID = 64  # images in a sample grid
 
@@ -72,12 +73,12 @@ def train(
         torch.manual_seed(recipe.seed)
         generator, discriminator, data = build(recipe)
         generator, discriminator = generator.to(device), discriminator.to(device)
-        ema = Ema(generator, recipe.ema_half_life)
+        ema = Ema(generator, recipe.ema_half_life, recipe.ema_start)
         players = Players(
             generator,
             discriminator,
-            _adam(generator, recipe.g_optimizer),
-            _adam(discriminator, recipe.d_optimizer),
+            _optimizer(generator, recipe.g_optimizer, "g_optimizer"),
+            _optimizer(discriminator, recipe.d_optimizer, "d_optimizer"),
             LOSSES[recipe.loss],
             device,
             precision,
@@ -107,13 +108,8 @@ def train(
             for step in range(done.step + 1, recipe.steps + 1):
                 _set_learning_rates(players, recipe, step)
                 for update in range((step - 1) * recipe.n_dis, step * recipe.n_dis):
-                    real, y = drawn_real(players, data, update * recipe.batch_size, recipe.batch_size)
-                    z, fake_y = drawn_fake(players, recipe, update, "d")
-                    signals = discriminator_gradients(players, real, z, y, fake_y, update)
-                    players.d_optimizer.step()
-                z, fake_y = drawn_fake(players, recipe, step - 1, "g")
-                signals |= generator_gradients(players, z, fake_y, real, y)
-                players.g_optimizer.step()
+                    signals = discriminator_update(players, data, recipe, update)
+                signals |= generator_update(players, data, recipe, step - 1)
                 ema.update(generator, step)
 
                 stopping = stop.is_set() and step < recipe.steps
@@ -148,20 +144,6 @@ def train(
     return run
 
 
-def drawn_real(players: Players, data: Images, first: int, size: int) -> tuple[Tensor, Tensor | None]:
-    """Real images number ``first`` and on, uint8, on the device; and their labels, if the networks take any."""
-    real, y = data.batch(first, size)
-    return real.to(players.device, non_blocking=True), y.to(players.device) if players.generator.num_classes else None
-
-
-def drawn_fake(players: Players, recipe: Recipe, update: int, player: str) -> tuple[Tensor, Tensor | None]:
-    """Latents and labels of a player's update, on the device."""
-    first, size = update * recipe.batch_size, recipe.batch_size
-    z = latents(players.generator, recipe.seed, first, size, f"{player}-latent")
-    y = labels(players.generator, recipe.seed, first, size, stream=f"{player}-label")
-    return z.to(players.device), None if y is None else y.to(players.device)
-
-
 _CADENCES = ("log_every", "sample_every", "evaluate_every", "checkpoint_every")
 
 
@@ -173,14 +155,15 @@ def _kept_recipe(folder: Path, given: Recipe) -> Recipe:
     return kept
 
 
-def _adam(module: nn.Module, settings: Adam) -> torch.optim.Optimizer:
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.Adam(module.parameters(), lr=settings.lr, betas=betas, fused=True)
+def _optimizer(module: nn.Module, settings: Optimizer, field: str) -> torch.optim.Optimizer:
+    try:
+        return build_optimizer(module, settings.name, settings.lr, settings.betas, settings.options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{field}: {settings.name} cannot be made: {error}") from None
 
 
 def _set_learning_rates(players: Players, recipe: Recipe, step: int) -> None:
-    """A function of the step alone, so that there is no schedule to save."""
-    factor = 1 - (step - 1) / recipe.steps if recipe.lr_schedule == "linear" else 1.0
+    factor = rate_factor(step, recipe.steps, recipe.lr_schedule, recipe.lr_warmup)
     for optimizer, settings in ((players.g_optimizer, recipe.g_optimizer), (players.d_optimizer, recipe.d_optimizer)):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * factor

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from poise.data import SOURCES
 from poise.losses import LOSSES
@@ -20,6 +29,7 @@ from poise.models import MODELS
 from poise.norms import NORMS
 from poise.penalties import PENALTIES
 from poise.registry import Builders, Registry, nearest
+from poise.training.optimizers import arguments
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -72,15 +82,23 @@ class Choice(Section):
         return Choice(name=self.name, **typed)
 
 
-class Adam(Section):
-    """Adam's settings for one network."""
+class Optimizer(Section):
+    """One network's optimizer."""
 
+    name: str = "Adam"
+    """any of torch.optim: Adam, AdamW, RMSprop, SGD …"""
     lr: Annotated[float, Field(gt=0)] = 2e-4
     """learning rate α, per step"""
     beta1: Probability = 0.5
-    """decay of the mean of gradients, in [0, 1)"""
+    """decay of the mean of gradients, in [0, 1), for those that have it"""
     beta2: Probability = 0.999
-    """decay of the mean of squared gradients, in [0, 1)"""
+    """decay of the mean of squared gradients, in [0, 1), for those that have it"""
+    options: dict[str, Any] = {}
+    """torch's further ones: {alpha: 0.9} for RMSprop, {momentum: 0.9} for SGD"""
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta1, self.beta2
 
 
 class Recipe(Section):
@@ -98,20 +116,28 @@ class Recipe(Section):
     """adversarial loss: non-saturating, hinge, wasserstein, least-squares, minimax or relativistic"""
     penalties: list[Choice] = []
     """penalties of the discriminator, a list: [{name: r1, gamma: 10, every: 16}]"""
-    g_optimizer: Adam = Adam()
+    g_optimizer: Optimizer = Optimizer()
     """the generator's optimizer"""
-    d_optimizer: Adam = Adam()
+    d_optimizer: Optimizer = Optimizer()
     """the discriminator's optimizer"""
-    lr_schedule: Literal["constant", "linear"] = "constant"
-    """learning rates over the run: constant, or linear decay to 0 at the last step"""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """learning rates over the run: constant, or linear or cosine decay to 0 at the last step"""
+    lr_warmup: NonNegativeInt = 0
+    """steps over which learning rates rise from 0"""
     steps: PositiveInt = 10_000
     """generator updates in the whole run"""
     n_dis: PositiveInt = 1
     """discriminator updates per generator update"""
     batch_size: PositiveInt = 64
-    """images per update, of each network"""
+    """images per update: as many real ones as fakes for the discriminator"""
+    g_batch_size: PositiveInt | None = None
+    """fakes per update of the generator; None: batch_size"""
+    accumulate: PositiveInt = 1
+    """parts in which a batch goes through the networks, gradients summed; batch norm then sees a part at a time"""
     ema_half_life: Annotated[float, Field(gt=0)] = 500.0
     """steps after which a generator weight counts half in its exponential moving average"""
+    ema_start: NonNegativeInt = 0
+    """steps during which the average is the generator itself"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """seed of the initial weights, the order of the data and all latents"""
     device: str = "auto"
@@ -137,6 +163,16 @@ class Recipe(Section):
             choice = getattr(self, field)
             object.__setattr__(self, field, choice.checked(registry, field))
         _known("loss", self.loss, LOSSES)
+        for field in ("g_optimizer", "d_optimizer"):
+            chosen = getattr(self, field)
+            try:
+                arguments(chosen.name, chosen.lr, chosen.betas, chosen.options)
+            except ValueError as error:
+                raise RecipeError(f"{field}: {error}") from None
+        for field in ("batch_size", "g_batch_size"):
+            size = getattr(self, field)
+            if size is not None and size % self.accumulate:
+                raise RecipeError(f"{field} is {size}; accumulate={self.accumulate} parts need a multiple of that")
         checked = [choice.checked(PENALTIES, f"penalties.{index}") for index, choice in enumerate(self.penalties)]
         object.__setattr__(self, "penalties", checked)
         return self
@@ -250,8 +286,8 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _typed(value: Any) -> Any:
-    """A command line's text for nothing, "None" or "null", or for a list, "[16, 32]", as what it says."""
-    if isinstance(value, str) and (value in ("None", "null") or (value[:1] == "[" and value[-1:] == "]")):
+    """A command line's text for nothing, "None", a list, "[16, 32]", or a mapping, "{alpha: 0.9}", as what it says."""
+    if isinstance(value, str) and (value in ("None", "null") or value[:1] + value[-1:] in ("[]", "{}")):
         return yaml.safe_load("null" if value == "None" else value)
     return value
 

@@ -64,6 +64,7 @@ def discriminator_gradients(
     y: Tensor | None = None,
     fake_y: Tensor | None = None,
     update: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> dict[str, Tensor]:
     """Gradients of the discriminator's loss and penalties into ``.grad``.
 
@@ -71,6 +72,8 @@ def discriminator_gradients(
         real: uint8 images (n, 3, H, W). z: latents (m, latent_dim).
         y, fake_y: int64 labels (n,) and (m,), for networks with classes.
         update: number of this discriminator update, by which lazy penalties take turns.
+        part: which of how many equal parts of the batch these are; the first forgets earlier gradients, and all add up
+            to those of the whole.
 
     Returns:
         d_loss, without penalties, and the mean logits of real and fake: scalars on the device, not read back.
@@ -99,8 +102,9 @@ def discriminator_gradients(
         for penalty in players.penalties:
             if penalty.is_due(update):
                 total = total + penalty(update, players.discriminator, images, fake, y, fake_y)
-    players.d_optimizer.zero_grad()
-    total.backward()
+    if part[0] == 0:
+        players.d_optimizer.zero_grad()
+    (total / part[1]).backward()
     return {
         "d_loss": loss.detach(),
         "real_logit": real_logits.detach().mean(),
@@ -109,13 +113,19 @@ def discriminator_gradients(
 
 
 def generator_gradients(
-    players: Players, z: Tensor, fake_y: Tensor | None = None, real: Tensor | None = None, y: Tensor | None = None
+    players: Players,
+    z: Tensor,
+    fake_y: Tensor | None = None,
+    real: Tensor | None = None,
+    y: Tensor | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> dict[str, Tensor]:
     """Gradients of the generator's loss into ``.grad``; none for the discriminator. Returns g_loss, not read back.
 
     Args:
         z: latents (n, latent_dim). fake_y: int64 labels (n,), for networks with classes.
         real, y: uint8 images (n, 3, H, W) and their labels, for a loss that looks at real ones too.
+        part: as ``discriminator_gradients`` takes it.
 
     Raises:
         ValueError: such a loss without them.
@@ -136,8 +146,9 @@ def generator_gradients(
             if class_logits is not None:
                 assert fake_y is not None
                 total = loss + auxiliary_classifier_generator(class_logits, fake_y)
-        players.g_optimizer.zero_grad()
-        total.backward()
+        if part[0] == 0:
+            players.g_optimizer.zero_grad()
+        (total / part[1]).backward()
     finally:
         for weight in players.d_weights:
             weight.requires_grad_(True)
