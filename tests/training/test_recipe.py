@@ -153,7 +153,7 @@ WRONG: dict[str, tuple[dict[Any, Any], dict[str, Any], list[str]]] = {
     "infinite rate": ({}, {"g_optimizer.lr": "inf"}, ["g_optimizer.lr: given 'inf'", "finite"]),
     "beta of 1": ({}, {"d_optimizer.beta2": 1}, ["d_optimizer.beta2: given 1", "less than 1"]),
     "one sample": ({}, {"evaluation_samples": 1}, ["evaluation_samples: given 1", "greater than or equal to 2"]),
-    "unknown schedule": ({}, {"lr_schedule": "cosin"}, ["given 'cosin'", "'constant' or 'linear'"]),
+    "unknown schedule": ({}, {"lr_schedule": "cosin"}, ["given 'cosin'", "'constant', 'linear' or 'cosine'"]),
     "unknown precision": ({}, {"precision": "fp8"}, ["given 'fp8'", "'auto', 'fp32' or 'bf16'"]),
     "unknown model": ({}, {"model.name": "sngan-cmn"}, ["model: unknown model 'sngan-cmn'", "mean 'sngan-cnn'"]),
     "unknown norm": ({}, {"d_norm": "bsssn"}, ["d_norm: unknown norm 'bsssn'", "mean 'bssn'"]),

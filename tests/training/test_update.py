@@ -28,9 +28,9 @@ def players(loss: str, norm: str = "sn") -> Players:
     g, d = create("r3gan", resolution=16, width=16, latent_dim=8, blocks=1, norm=norm)
     for parameter in [*g.parameters(), *d.parameters()]:  # its branches begin at zero
         parameter.data.add_(0.05 * torch.randn_like(parameter))
-    optimizers = [torch.optim.SGD(network.parameters(), 1e-2) for network in (g, d)]
+    g_sgd, d_sgd = (torch.optim.SGD(network.parameters(), 1e-2) for network in (g, d))
     penalties = [PENALTIES.build("r1", gamma=1.0)]
-    return Players(g, d, *optimizers, LOSSES[loss], torch.device("cpu"), "fp32", penalties)  # type: ignore[arg-type]
+    return Players(g, d, g_sgd, d_sgd, LOSSES[loss], torch.device("cpu"), "fp32", penalties)
 
 
 def weights(made: Players) -> list[Tensor]:
