@@ -125,12 +125,12 @@ def normalize(
     weights = [(name, weight) for name, layer in chosen for weight in layer_weights(layer)]
     built = [(name, weight, _build(norm, weight, options)) for name, weight in weights]
     put_in_stacks((normalization, weight) for _, weight, normalization in built)
-    gains: dict[object, Gain] = {}
+    groups: dict[object, list[Gain]] = {}
     for name, weight, normalization in built:
         _put_on(weight, normalization)
         if normalization.gamma != "none":
             key = weight.layer if normalization.gamma == "per-layer" else "shared"
-            _put_gain_on(weight, gains.setdefault(key, Gain(new_gamma(weight.tensor))))
+            _put_gain_on(weight, groups.setdefault(key, []))
         if check_finite:
             check = CheckFinite(weight_name(name, weight.parameter))
             attach(weight.layer, weight.parameter, check)
@@ -153,14 +153,15 @@ def _put_on(weight: LayerWeight, normalization: Normalization) -> None:
         layer.register_forward_pre_hook(note_input_size, with_kwargs=True)
 
 
-def _put_gain_on(weight: LayerWeight, gain: Gain) -> None:
+def _put_gain_on(weight: LayerWeight, group: list[Gain]) -> None:
     layer = weight.layer
+    gamma = group[0].gamma if group else new_gamma(weight.tensor)
     for name in (weight.parameter, weight.bias):
         has_gain = parametrize.is_parametrized(layer, name) and any(
             isinstance(step, Gain) for step in layer.get_submodule(f"parametrizations.{name}").children()
         )
         if (parametrize.is_parametrized(layer, name) or layer._parameters.get(name) is not None) and not has_gain:
-            attach(layer, name, gain)
+            attach(layer, name, Gain(gamma, group))
 
 
 def _is_selected(name: str, layer: nn.Module, layers: Selection) -> bool:

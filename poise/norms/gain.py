@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,18 +12,38 @@ GAMMAS = ("none", "per-layer", "shared")
 
 
 class Gain(nn.Module):
-    """Parametrization ``x ↦ γ·x``; one stands in every place that shares its γ, or ``to_empty`` would part them.
+    """Parametrization ``x ↦ γ·x``; several may hold one γ.
 
     Args:
         gamma: a scalar parameter.
+        group: all gains that hold it; this one joins them.
     """
 
-    def __init__(self, gamma: nn.Parameter) -> None:
+    def __init__(self, gamma: nn.Parameter, group: list[Gain]) -> None:
         super().__init__()
         self.gamma = gamma
+        self.group = group
+        group.append(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gamma * x
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Gain:
+        before = self.gamma
+        super()._apply(fn, recurse)
+        self._give_to_all(before)
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        before = self.gamma
+        super()._load_from_state_dict(*arguments, **named)
+        self._give_to_all(before)
+
+    def _give_to_all(self, before: nn.Parameter) -> None:
+        """Where a new parameter was made, by ``to_empty`` or ``load_state_dict(assign=True)``, the group gets it."""
+        for other in self.group:
+            if other.gamma is before:
+                other.gamma = self.gamma
 
 
 def check_gamma(gamma: str) -> None:
