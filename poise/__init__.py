@@ -27,6 +27,9 @@ _ON_USE = {
     "Run": "poise.training",
 }
 
+_ROOMS = ("convert", "data", "layers", "losses", "metrics", "models", "penalties", "sampling", "training")
+"""also on use: ``poise.models.create`` without a further import"""
+
 __all__ = [
     "Monitor",
     "Recipe",
@@ -49,4 +52,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _ON_USE:
         return getattr(importlib.import_module(_ON_USE[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"poise.{name}")
     raise AttributeError(f"module 'poise' has no attribute {name!r}")

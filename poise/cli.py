@@ -106,7 +106,7 @@ def _models(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     import torch
 
     from poise.models import MODELS, create, sizes
-    from poise.training.recipe import Choice
+    from poise.training.sections import Choice
 
     if fields and not arguments.name:
         raise ValueError(f"--{next(iter(fields))} is an option of one architecture; give its name: poise models NAME")

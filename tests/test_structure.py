@@ -101,3 +101,9 @@ def test_the_front_door_offers_what_it_names() -> None:
     assert [name for name in poise.__all__ if not callable(getattr(poise, name))] == []
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = poise.trian
+
+
+def test_rooms_are_opened_on_use() -> None:
+    rooms = "convert, data, layers, losses, metrics, models, penalties, sampling, training"
+    code = "import poise\n" + "\n".join(f"assert poise.{room}.__name__ == 'poise.{room}'" for room in rooms.split(", "))
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,8 +2,9 @@
 
 from poise.training.checkpoint import CheckpointError
 from poise.training.loop import TrainingFailed, train
-from poise.training.recipe import Recipe, RecipeError, shipped_recipes
+from poise.training.recipe import Recipe, shipped_recipes
 from poise.training.run import Run, RunError, load, run_folder
+from poise.training.sections import RecipeError
 
 __all__ = [
     "CheckpointError",

@@ -26,8 +26,9 @@ from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.ema import Ema
 from poise.training.log import RunLog
 from poise.training.optimizers import build_optimizer, rate_factor
-from poise.training.recipe import Optimizer, Recipe, RecipeError
+from poise.training.recipe import Recipe
 from poise.training.run import Run, RunError, build, prepare_folder, run_folder, write_text
+from poise.training.sections import Optimizer, RecipeError
 from poise.training.step import Players, given
 from poise.training.update import discriminator_update, generator_update
 

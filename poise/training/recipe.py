@@ -12,16 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from poise.data import SOURCES
 from poise.losses import LOSSES
@@ -30,75 +21,7 @@ from poise.norms import NORMS
 from poise.penalties import PENALTIES
 from poise.registry import Builders, Registry, nearest
 from poise.training.optimizers import arguments
-
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message is one line: the field, what was given, what is allowed."""
-
-
-class Section(BaseModel):
-    """A group of fields; unknown ones are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Choice(Section):
-    """Something chosen by name from a registry, its options beside the name: ``{name: sngan-cnn, width: 32}``."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    """which one"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @classmethod
-    def parse(cls, name: str, options: Mapping[str, Any]) -> Choice:
-        """From a name and options as a command line gives them, all text."""
-        return cls(**{"name": name, **{option: _typed(value) for option, value in options.items()}})
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-    def checked(self, registry: Builders[Any], field: str) -> Choice:
-        """This choice with its options known to the entry and of the types its signature asks for."""
-        try:
-            registry.check(self.name, self.options)
-        except ValueError as error:
-            raise RecipeError(f"{field}: {error}") from None
-        typed = {}
-        for option, value in self.options.items():
-            annotation = registry.options(self.name)[option].annotation
-            try:
-                typed[option] = TypeAdapter(annotation).validate_python(value)
-            except ValidationError as error:
-                raise RecipeError(_sentence(f"{field}.{option}", error)) from None
-        return Choice(name=self.name, **typed)
-
-
-class Optimizer(Section):
-    """One network's optimizer."""
-
-    name: str = "Adam"
-    """any of torch.optim: Adam, AdamW, RMSprop, SGD …"""
-    lr: Annotated[float, Field(gt=0)] = 2e-4
-    """learning rate α, per step"""
-    beta1: Probability = 0.5
-    """decay of the mean of gradients, in [0, 1), for those that have it"""
-    beta2: Probability = 0.999
-    """decay of the mean of squared gradients, in [0, 1), for those that have it"""
-    options: dict[str, Any] = {}
-    """torch's further ones: {alpha: 0.9} for RMSprop, {momentum: 0.9} for SGD"""
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.beta1, self.beta2
+from poise.training.sections import Choice, Optimizer, RecipeError, Section, sentence, typed
 
 
 class Recipe(Section):
@@ -114,7 +37,7 @@ class Recipe(Section):
     """weight normalization of the discriminator; options are the norm's own (scale, unitless)"""
     loss: str = "non-saturating"
     """adversarial loss: non-saturating, hinge, wasserstein, least-squares, minimax or relativistic"""
-    penalties: list[Choice] = []
+    penalties: list[Choice] = Field(default_factory=list)
     """penalties of the discriminator, a list: [{name: r1, gamma: 10, every: 16}]"""
     g_optimizer: Optimizer = Optimizer()
     """the generator's optimizer"""
@@ -154,7 +77,7 @@ class Recipe(Section):
     """steps between judgements of the EMA generator; the last step is always judged"""
     evaluation_samples: Annotated[int, Field(ge=2)] = 10_000
     """images made for each judgement"""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     """what the run was made with; written into a run's recipe, without effect when read"""
 
     @model_validator(mode="after")
@@ -191,7 +114,7 @@ class Recipe(Section):
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            raise RecipeError(_sentence("", error)) from None
+            raise RecipeError(sentence("", error, [name for name, _, _ in fields()])) from None
 
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -266,7 +189,7 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
     if section is None or (rest and not isinstance(section.default, Section)):
         raise RecipeError(f"unknown field {dotted!r}; {nearest(dotted, [name for name, _, _ in fields()])}")
     if not isinstance(section.default, Section):
-        values[head] = _typed(value)
+        values[head] = typed(value)
         return
     current = values.setdefault(head, section.default.model_dump(exclude_unset=True))
     if isinstance(section.default, Choice) and isinstance(current, str):
@@ -282,25 +205,4 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
         raise RecipeError(
             f"{head} is a group; set one of its fields: {nearest('', type(section.default).model_fields)}"
         )
-    current[rest] = _typed(value)
-
-
-def _typed(value: Any) -> Any:
-    """A command line's text for nothing, "None", a list, "[16, 32]", or a mapping, "{alpha: 0.9}", as what it says."""
-    if isinstance(value, str) and (value in ("None", "null") or value[:1] + value[-1:] in ("[]", "{}")):
-        return yaml.safe_load("null" if value == "None" else value)
-    return value
-
-
-def _sentence(prefix: str, error: ValidationError) -> str:
-    """Pydantic's findings in one line: the field, what was given, what is allowed."""
-    findings = []
-    for finding in error.errors(include_url=False):
-        field = ".".join([*filter(None, [prefix]), *map(str, finding["loc"])])
-        if finding["type"] == "extra_forbidden":
-            findings.append(f"unknown field {field!r}; {nearest(field, [name for name, _, _ in fields()])}")
-        elif finding["type"] == "value_error":
-            findings.append(str(finding["ctx"]["error"]))
-        else:
-            findings.append(f"{field}: given {finding['input']!r}; {finding['msg'][0].lower()}{finding['msg'][1:]}")
-    return "; ".join(findings)
+    current[rest] = typed(value)

@@ -21,7 +21,8 @@ from poise.norms import normalize
 from poise.sampling import Sampler
 from poise.training import checkpoint
 from poise.training.hardware import choose_device
-from poise.training.recipe import Recipe, RecipeError
+from poise.training.recipe import Recipe
+from poise.training.sections import RecipeError
 
 
 class RunError(RuntimeError):

@@ -13,8 +13,7 @@ import yaml
 from PIL import Image
 
 import poise
-from poise.training import Recipe, Run, checkpoint, train
-from poise.training.recipe import RecipeError
+from poise.training import Recipe, RecipeError, Run, checkpoint, train
 
 GENERATOR = np.random.default_rng(0)
 
