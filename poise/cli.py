@@ -98,7 +98,7 @@ def _recipes(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     for name, path in shipped_recipes().items():
         recipe = Recipe.load(name)
         first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        print(f"{name:<18} {recipe.model.name}, {recipe.d_norm.name}, {recipe.loss}, {recipe.steps} steps\n    {first}")
+        print(f"{name:<29} {recipe.model.name}, {recipe.d_norm.name}, {recipe.loss}, {recipe.steps} steps\n    {first}")
     return 0
 
 

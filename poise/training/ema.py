@@ -12,7 +12,8 @@ class Ema:
     """A copy of ``module`` whose weights follow it: ``e ← e + (1 − β)(w − e)``, β = 2^(−1/half_life).
 
     β starts low, (1 + step)/(10 + step), so that the first weights are soon forgotten. Batch norm's running statistics
-    are averaged like weights; whole numbers are copied.
+    are averaged like weights; whole numbers are copied, and so are a normalized generator's singular vectors: a mean of
+    unit vectors is none.
 
     Args:
         module: the network followed.
@@ -23,6 +24,13 @@ class Ema:
     def __init__(self, module: nn.Module, half_life: float, start: int = 0) -> None:
         self.half_life, self.start = half_life, start
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        weights = sum(1 for _ in module.parameters())
+        buffers = [name for name, _ in module.named_buffers()]
+        self._averaged = [
+            i
+            for i, value in enumerate(_tensors(module))
+            if value.is_floating_point() and (i < weights or "parametrizations." not in buffers[i - weights])
+        ]
 
     def decay(self, step: int) -> float:
         """β at a step, in [0, 1)."""
@@ -35,7 +43,7 @@ class Ema:
     def update(self, module: nn.Module, step: int) -> None:
         """Follow ``module`` after its step number ``step``."""
         averages, values = _tensors(self.module), _tensors(module)
-        floating = [i for i, value in enumerate(values) if value.is_floating_point()]
+        floating = self._averaged
         torch._foreach_lerp_(
             [averages[i] for i in floating], [values[i].detach() for i in floating], 1 - self.decay(step)
         )

@@ -35,6 +35,8 @@ class Recipe(Section):
     """architecture; options are its own (resolution in pixels, width in channels, latent_dim)"""
     d_norm: Choice = Choice(name="bssn")
     """weight normalization of the discriminator; options are the norm's own (scale, unitless)"""
+    g_norm: Choice = Choice(name="none")
+    """weight normalization of the generator"""
     loss: str = "non-saturating"
     """adversarial loss: non-saturating, hinge, wasserstein, least-squares, minimax or relativistic"""
     penalties: list[Choice] = Field(default_factory=list)
@@ -133,7 +135,7 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_REGISTRIES: dict[str, Builders[Any]] = {"data": SOURCES, "model": MODELS, "d_norm": NORMS}
+_REGISTRIES: dict[str, Builders[Any]] = {"data": SOURCES, "model": MODELS, "d_norm": NORMS, "g_norm": NORMS}
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -87,6 +87,7 @@ class Run:
         for complaint in complaints:
             warnings.warn(complaint, stacklevel=3)
         generator, _ = create(self.recipe.model.name, **self.recipe.model.options)
+        normalize(generator, self.recipe.g_norm.name, **self.recipe.g_norm.options)
         generator.load_state_dict(checkpoint.load_network(path, network))
         return Sampler(generator.to(choose_device(device))), checkpoint.check(path, needed).step
 
@@ -124,8 +125,10 @@ def build(recipe: Recipe) -> tuple[Any, Any, Images]:
             f"model has {generator.num_classes} classes, data has {data.num_classes}: "
             f"set model.num_classes={data.num_classes}"
         )
-    with _naming("d_norm"):
-        normalize(discriminator, recipe.d_norm.name, **recipe.d_norm.options)
+    for field, network in (("d_norm", discriminator), ("g_norm", generator)):
+        norm = getattr(recipe, field)
+        with _naming(field):
+            normalize(network, norm.name, **norm.options)
     return generator, discriminator, data
 
 

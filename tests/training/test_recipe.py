@@ -43,12 +43,6 @@ def test_shipped_recipes_survive_the_way_through_yaml(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_shipped_recipes_can_be_built(name: str) -> None:
-    generator, _, data = build(Recipe.load(name, {"model.width": 2}))
-    assert generator.resolution == data.resolution
-
-
-@pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_begin_by_saying_what_they_are(name: str) -> None:
     assert shipped_recipes()[name].read_text(encoding="utf-8").startswith("# ")
 
