@@ -72,7 +72,7 @@ def least_squares_generator(fake_logits: Tensor) -> Tensor:
 
 
 def relativistic_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """``E softplus(−(D(x) − D(G(z))))`` over pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2).
+    """``E softplus(−(D(x) − D(G(z))))`` over pairs (Jolicoeur-Martineau 2018; Huang et al. 2025, eq. 2).
 
     Raises:
         ValueError: not as many real logits as fake ones.
@@ -81,7 +81,7 @@ def relativistic_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tens
 
 
 def relativistic_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
-    """``E softplus(−(D(G(z)) − D(x)))`` over pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2).
+    """``E softplus(−(D(G(z)) − D(x)))`` over pairs (Jolicoeur-Martineau 2018; Huang et al. 2025, eq. 2).
 
     Raises:
         ValueError: not as many real logits as fake ones.
@@ -125,7 +125,7 @@ LOSSES: Registry[AdversarialLoss] = Registry(
         "relativistic": AdversarialLoss(
             relativistic_discriminator,
             relativistic_generator,
-            "Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2",
+            "Jolicoeur-Martineau 2018; Huang et al. 2025, eq. 2",
             needs_real=True,
         ),
     },

@@ -139,10 +139,10 @@ def dragan_penalty(
     deviation: float = 0.5,
     target: float = 1.0,
 ) -> Tensor:
-    """``λ·E(‖∇D(x + δ)‖ − k)²``, δ ~ N(0, c·I), around real images (Kodali et al. 2017, eq. 4).
+    """``λ·E(‖∇D(x + δ)‖ − k)²``, δ ~ N(0, c·I), around real images (Kodali et al. 2017).
 
     Args:
-        deviation: √c in units of the standard deviation of the batch's pixels, as the authors' code scales it.
+        deviation: √c in units of the standard deviation of the batch's pixels.
         target: k, logits per image unit.
     """
     device = real.device if generator is None else generator.device
