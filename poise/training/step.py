@@ -8,6 +8,7 @@ autocast where that pays; Adam is one fused kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -34,8 +35,15 @@ class Players:
     """"bf16" for autocast, "fp32" for none"""
     penalties: list[Lazy] = field(default_factory=list)
     """of the discriminator, added to its loss"""
+    compiled: bool = False
+    """whether the networks run through ``torch.compile``; penalties, which may differentiate twice, do not"""
 
     def __post_init__(self) -> None:
+        self.generate: Callable[..., Tensor] = self.generator
+        self.judge: Callable[..., Tensor] = self.discriminator
+        if self.compiled:  # by size: one graph for each size of batch is quicker than one for all
+            self.generate = torch.compile(self.generator, dynamic=False)
+            self.judge = torch.compile(self.discriminator, dynamic=False)
         # Batch norm in D would see real and fake mixed in one pass; such a D takes them one after the other.
         self.one_pass = not any(isinstance(m, _BatchNorm) for m in self.discriminator.modules())
         self.d_weights = list(self.discriminator.parameters())
@@ -49,7 +57,7 @@ class Players:
         if self.has_classifier:
             logits, class_logits = self.discriminator.heads(images)  # type: ignore[operator]
             return logits.float(), class_logits.float()
-        return self.discriminator(images, *given(y)).float(), None
+        return self.judge(images, *given(y)).float(), None
 
 
 def given(y: Tensor | None) -> tuple[Tensor, ...]:
@@ -80,7 +88,7 @@ def discriminator_gradients(
     """
     with players.autocast():
         with torch.no_grad():
-            fake = players.generator(z, *given(fake_y)).float()
+            fake = players.generate(z, *given(fake_y)).float()
         images = to_float(real)
         if players.one_pass:
             batch = torch.cat([images, fake]).contiguous(memory_format=torch.channels_last)
@@ -136,7 +144,7 @@ def generator_gradients(
         weight.requires_grad_(False)
     try:
         with players.autocast():
-            logits, class_logits = players.judged(players.generator(z, *given(fake_y)), fake_y)
+            logits, class_logits = players.judged(players.generate(z, *given(fake_y)), fake_y)
             compared: tuple[Tensor, ...] = ()
             if players.loss.needs_real and real is not None:
                 with torch.no_grad():
