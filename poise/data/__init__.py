@@ -33,5 +33,7 @@ SOURCES: Builders[Images] = Builders(
         "celeba": sources.celeba,
         "lsun": sources.lsun,
         "imagenet": sources.imagenet,
+        "torchvision": sources.torchvision,
+        "webdataset": sources.webdataset,
     },
 )
