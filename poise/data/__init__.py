@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from poise.data import sources
+from poise.data import hub, sources
 from poise.data.digits import StackedDigits
 from poise.registry import Builders
 
@@ -35,5 +35,6 @@ SOURCES: Builders[Images] = Builders(
         "imagenet": sources.imagenet,
         "torchvision": sources.torchvision,
         "webdataset": sources.webdataset,
+        "huggingface": hub.huggingface,
     },
 )

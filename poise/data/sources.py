@@ -183,7 +183,8 @@ def webdataset(
         label: what holds the class: "cls", or "json:field"; "": "cls" where there is one; "none": unlabelled.
         resolution, crop, crop_at, flip, balanced, background, on_error, stream, seed: as ``folder``'s.
     """
-    pictures = TarPictures(given(path, "tar shards, such as train-{000..146}.tar"), label)
+    given(path, "tar shards, such as train-{000..146}.tar")
+    pictures = TarPictures(path, label)
     reading = Reading(pictures, resolution, crop, background, crop_at == "random")
     return images_of(reading, flip, balanced, on_error, stream, seed)
 
