@@ -91,7 +91,7 @@ def _warnings(images: int, classes: dict[str, int], sizes: dict[tuple[int, int],
         told.append(f"{images} images are few: a discriminator soon knows them by heart")
     empty = [name for name, count in classes.items() if not count]
     if empty:
-        told.append(f"no image of class {', '.join(empty[:TOLD])} can be used; remove its folder")
+        told.append(f"no image of class {', '.join(empty[:TOLD])} can be used; leave the class out")
     if classes and min(classes.values()) * 10 < max(classes.values()):
         told.append("some classes have ten times the images of others; balanced=true draws them equally often")
     if len(sizes) > 1:

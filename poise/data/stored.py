@@ -169,7 +169,8 @@ class StoredImages:
             absent = sorted(set(range(num_classes)) - set(present.tolist()))
             listed = ", ".join(map(str, absent[:5])) + (" …" if len(absent) > 5 else "")
             raise ValueError(
-                f"labels have gaps: no image of class {listed}; number the classes 0 to {len(present) - 1}"
+                f"labels have gaps: no image of class {listed}; leave such classes out and number the others "
+                f"0 to {len(present) - 1}"
             )
         if balanced and not num_classes:
             raise ValueError("balanced sampling needs classes; this data set has none")
