@@ -136,7 +136,7 @@ def _data(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 
     if arguments.action == "check":
         if not arguments.path:
-            raise ValueError("poise data check needs a path: a folder or zip file of images")
+            raise ValueError("poise data check needs a path: a folder or zip of images, lmdb, or tar shards")
         found = check(arguments.path)
         print("\n".join(found.lines()))
         return 1 if found.broken else 0
@@ -196,7 +196,7 @@ def _parser() -> _Parser:
     train.ending = _recipe_fields
     made["models"].add_argument("name", metavar="NAME", nargs="?", help="only this one; its options as --option VALUE")
     made["data"].add_argument("action", nargs="?", choices=("list", "check"), default="list", help="default: list")
-    made["data"].add_argument("path", metavar="PATH", nargs="?", help="a folder or zip file of images, to check")
+    made["data"].add_argument("path", metavar="PATH", nargs="?", help="a folder or zip of images, lmdb or tar shards")
     made["convert"].add_argument("source", metavar="SOURCE", help="a file of torch-mimicry, BigGAN-PyTorch, …")
     made["convert"].add_argument("out", metavar="OUT", help="the file to write, .safetensors")
     for name in ("sample", "evaluate", "report"):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from poise.data import sources
+from poise.data import hub, sources
 from poise.data.digits import StackedDigits
 from poise.registry import Builders
 
@@ -33,5 +33,8 @@ SOURCES: Builders[Images] = Builders(
         "celeba": sources.celeba,
         "lsun": sources.lsun,
         "imagenet": sources.imagenet,
+        "torchvision": sources.torchvision,
+        "webdataset": sources.webdataset,
+        "huggingface": hub.huggingface,
     },
 )

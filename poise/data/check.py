@@ -1,4 +1,4 @@
-"""A look at every picture of a folder or zip before training on it."""
+"""A look at every picture of a folder, zip, LMDB database or tar shards before training on it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poise.data.files import Pictures
-from poise.data.pictures import decoded
+from poise.data.lmdb_pictures import LmdbPictures
+from poise.data.pictures import UNREADABLE
+from poise.data.reading import Collection
+from poise.data.shards import TarPictures
+from poise.data.stored import FEW
 
-FEW = 1000
-"""images below which a discriminator learns them by heart in no time (Zhao et al. 2020, arXiv 2006.10738)"""
 TOLD = 5  # findings listed one by one
 
 
@@ -48,19 +50,18 @@ class Finding:
 
 
 def check(path: str | Path) -> Finding:
-    """Decode every picture of a folder or zip.
+    """Decode every picture of a folder or zip, of LSUN's database, or of WebDataset's tar shards.
 
     Raises:
         ValueError: nothing there that could be checked.
     """
-    pictures = Pictures(path)
+    pictures = collection(path)
 
     def size(index: int) -> tuple[int, int] | str:
         try:
-            with pictures.open(index) as file:
-                height, width = decoded(file).shape[:2]
+            height, width = pictures.pixels(index, (255, 255, 255)).shape[:2]
             return width, height
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             return f"{pictures.where(index)}: {error}"
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -74,13 +75,23 @@ def check(path: str | Path) -> Finding:
     return Finding(len(whole), classes, dict(sizes), broken, _warnings(len(whole), classes, sizes, broken))
 
 
+def collection(path: str | Path) -> Collection:
+    """The pictures there, whatever holds them."""
+    folder = Path(path).expanduser()
+    if (folder / "data.mdb").exists() or any(folder.glob("*_lmdb/data.mdb")):
+        return LmdbPictures(path)
+    if str(path).endswith(".tar") or any(folder.glob("*.tar")):
+        return TarPictures(path)
+    return Pictures(path)
+
+
 def _warnings(images: int, classes: dict[str, int], sizes: dict[tuple[int, int], int], broken: list[str]) -> list[str]:
     told = []
     if images < FEW:
         told.append(f"{images} images are few: a discriminator soon knows them by heart")
     empty = [name for name, count in classes.items() if not count]
     if empty:
-        told.append(f"no image of class {', '.join(empty[:TOLD])} can be used; remove its folder")
+        told.append(f"no image of class {', '.join(empty[:TOLD])} can be used; leave the class out")
     if classes and min(classes.values()) * 10 < max(classes.values()):
         told.append("some classes have ten times the images of others; balanced=true draws them equally often")
     if len(sizes) > 1:

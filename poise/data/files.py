@@ -18,6 +18,9 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from poise.data.pictures import Pixels, decoded
+from poise.data.reading import RGB
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -41,7 +44,8 @@ class Pictures:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path, self.name = Path(path).expanduser(), str(path)
+        self.threads: int | None = None
         if not self.path.exists():
             raise ValueError(f"{path} does not exist; give a folder or zip file of images")
         self.is_zip = self.path.is_file()
@@ -74,6 +78,11 @@ class Pictures:
             self._local.zip = zipfile.ZipFile(self.path)
         archive: zipfile.ZipFile = self._local.zip
         return io.BytesIO(archive.read(name))
+
+    def pixels(self, index: int, background: RGB) -> Pixels:
+        """The picture decoded."""
+        with self.open(index) as file:
+            return decoded(file, background)
 
     def where(self, index: int) -> str:
         """The picture's place, for people."""

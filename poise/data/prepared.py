@@ -6,30 +6,23 @@ another resolution makes another. ``POISE_CACHE`` names the folder; default ``~/
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from poise.data.files import Pictures
-from poise.data.pictures import Pixels, decoded, fitted
+from poise.data.pictures import Pixels
+from poise.data.reading import BrokenImage, Reading
+from poise.data.stored import Memory, Store, Uncut
 
 ON_ERROR = ("stop", "skip")
-FORMAT = 1  # of the cached file; raised when the same pictures would give other pixels
 AT_ONCE = 256  # pictures decoded before they are written
-
-
-class BrokenImage(ValueError):
-    """A picture that cannot be read; the message has its path and the reason."""
 
 
 def cache_folder() -> Path:
@@ -38,36 +31,8 @@ def cache_folder() -> Path:
     return Path(given).expanduser() if given else Path.home() / ".cache" / "poise"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What is done to each picture: ``reading(index)`` → uint8 (resolution, resolution, 3), or BrokenImage.
-
-    Args:
-        pictures: what there is.
-        resolution, crop: as ``fitted`` takes them, pixels.
-        background: RGB 0–255, seen through transparent pictures.
-    """
-
-    pictures: Pictures
-    resolution: int
-    crop: int | None = None
-    background: tuple[int, int, int] = (255, 255, 255)
-
-    def __call__(self, index: int) -> Pixels:
-        try:
-            with self.pictures.open(index) as file:
-                return fitted(decoded(file, self.background), self.resolution, self.crop)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow says a broken PNG with the last
-            raise BrokenImage(f"{self.pictures.where(index)} cannot be used: {error}") from error
-
-    def fingerprint(self) -> str:
-        """64 hexadecimal digits that change with any picture and with what is done to it."""
-        done = [FORMAT, self.resolution, self.crop, self.background]
-        return hashlib.sha256((self.pictures.fingerprint() + json.dumps(done)).encode()).hexdigest()
-
-
-def prepared(reading: Reading, on_error: str = "stop", say: Callable[[str], None] = print) -> tuple[Tensor, Tensor]:
-    """All pictures at one size, from the cache or made for it.
+def prepared(reading: Reading, on_error: str = "stop", say: Callable[[str], None] = print) -> tuple[Store, Tensor]:
+    """All pictures at one scale, from the cache or made for it.
 
     Args:
         reading: which pictures, and what is done to each.
@@ -75,7 +40,8 @@ def prepared(reading: Reading, on_error: str = "stop", say: Callable[[str], None
         say: where that is said.
 
     Returns:
-        uint8 (n, resolution, resolution, 3), mapped from the file, private to the process; int64 labels (n,).
+        ``Memory`` of uint8 (n, resolution, resolution, 3), or ``Uncut`` where the reading leaves pictures whole, mapped
+        from the file, private to the process; int64 labels (n,).
 
     Raises:
         BrokenImage: with "stop".
@@ -92,16 +58,36 @@ def prepared(reading: Reading, on_error: str = "stop", say: Callable[[str], None
         raise BrokenImage(about["skipped"][0])
     if about["skipped"]:
         say(f"{len(about['skipped'])} of {len(pictures)} images skipped, the first: {about['skipped'][0]}")
-    shape = (about["images"], side, side, 3)
-    pixels = torch.from_file(str(folder / "pixels.uint8"), shared=False, size=math.prod(shape), dtype=torch.uint8)
-    return pixels.view(shape), pictures.labels[torch.tensor(about["records"], dtype=torch.int64)]
+    labels = pictures.labels[torch.tensor(about["records"], dtype=torch.int64)]
+    sizes = torch.tensor(about["sizes"], dtype=torch.int64).view(-1, 2) if reading.whole else None
+    pixels = torch.from_file(
+        str(folder / "pixels.uint8"),
+        shared=False,
+        size=about["images"] * side**2 * 3 if sizes is None else int(sizes.prod(1).sum()) * 3,
+        dtype=torch.uint8,
+    )
+    if sizes is None:
+        return Memory(pixels.view(about["images"], side, side, 3)), labels
+    return Uncut(pixels, sizes, side), labels
+
+
+def beyond_disk(reading: Reading) -> str:
+    """Why the prepared file would not fit on the cache's disk; "" where it does, or lies there already."""
+    folder = cache_folder() / reading.fingerprint()[:32]
+    if (folder / "about.json").exists():
+        return ""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = len(reading.pictures) * reading.resolution**2 * 3, shutil.disk_usage(folder.parent).free
+    if needed < free:
+        return ""
+    return f"{needed / 1e9:.1f} GB of prepared images do not fit into {folder.parent}, with {free / 1e9:.1f} GB free"
 
 
 def _prepare(reading: Reading, folder: Path, on_error: str) -> None:
     """Write the cache's folder under a temporary name, then rename it: another process may be at it too."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
-    records, skipped = [], []
+    records, skipped, sizes = [], [], []
     try:
         with (work / "pixels.uint8").open("wb") as file:
             for index, result in _each(reading):
@@ -111,12 +97,14 @@ def _prepare(reading: Reading, folder: Path, on_error: str) -> None:
                     skipped.append(str(result))
                     continue
                 records.append(index)
+                sizes.append(result.shape[:2])
                 file.write(result.tobytes())
             file.flush()
             os.fsync(file.fileno())
         if not records:
-            raise ValueError(f"no image of {reading.pictures.path} can be used; the first: {skipped[0]}")
-        about = {"source": str(reading.pictures.path), "images": len(records), "records": records, "skipped": skipped}
+            raise ValueError(f"no image of {reading.pictures.name} can be used; the first: {skipped[0]}")
+        about = {"source": reading.pictures.name, "images": len(records), "records": records, "skipped": skipped}
+        about |= {"sizes": sizes} if reading.whole else {}
         (work / "about.json").write_text(json.dumps(about), encoding="utf-8")
         try:
             work.rename(folder)
@@ -137,7 +125,7 @@ def _each(reading: Reading) -> Iterator[tuple[int, Pixels | BrokenImage]]:
             return error
 
     n = len(reading.pictures)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(reading.pictures.threads or os.cpu_count()) as threads:
         for first in range(0, n, AT_ONCE):
             indices = range(first, min(first + AT_ONCE, n))
             yield from zip(indices, threads.map(attempt, indices), strict=True)

@@ -6,6 +6,7 @@ publish; nothing is downloaded. All others are folders or zip files of pictures.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,22 +15,30 @@ import torch
 from torch import Tensor
 
 from poise.data.files import Pictures
-from poise.data.pictures import Pixels, fitted
-from poise.data.prepared import BrokenImage, Reading, prepared
-from poise.data.stored import Memory, Store, StoredImages
+from poise.data.lmdb_pictures import LmdbPictures
+from poise.data.pictures import fitted
+from poise.data.prepared import ON_ERROR, beyond_disk, prepared
+from poise.data.reading import RGB, Reading
+from poise.data.shards import TarPictures
+from poise.data.stored import FEW, Memory, Store, StoredImages
 from poise.data.streamed import Streamed
+from poise.data.torchvision_pictures import TorchvisionPictures
 
 OnError = Literal["stop", "skip"]
+CropAt = Literal["centre", "random"]
 WHITE = (255, 255, 255)
+LOOKS = 100  # pictures of a stream looked at before training where none may be resized
 
 
 def folder(
     path: str = "",
     resolution: int = 64,
     crop: int | None = None,
+    crop_at: CropAt = "centre",
+    resize: bool = True,
     flip: bool = True,
     balanced: bool = False,
-    background: tuple[int, int, int] = WHITE,
+    background: RGB = WHITE,
     on_error: OnError = "stop",
     stream: bool = False,
     seed: int = 0,
@@ -38,8 +47,10 @@ def folder(
 
     Args:
         path: the folder or zip.
-        resolution: pixels; the largest centred square, or ``crop`` pixels of it, is resized to that.
+        resolution: pixels; the largest square, or ``crop`` pixels of it, is resized to that.
         crop: side of the square, pixels.
+        crop_at: "centre", or "random": another square of the picture each time.
+        resize: False: refuse pictures that would have to be resized.
         flip: mirror every second image.
         balanced: every class equally often.
         background: RGB 0–255, seen through transparent pictures.
@@ -47,15 +58,9 @@ def folder(
         stream: decode again each time instead of once into a file of n·3·resolution² bytes.
         seed: which of all orders.
     """
-    pictures = Pictures(_given(path, "a folder or zip file of images"))
-    reading = Reading(pictures, resolution, crop, background)
-    store: Store
-    if stream:
-        store, labels = Streamed(len(pictures), reading, on_error), pictures.labels
-    else:
-        pixels, labels = prepared(reading, on_error)
-        store = Memory(pixels)
-    return StoredImages(store, labels, len(pictures.classes), resolution, seed, flip, balanced)
+    pictures = Pictures(given(path, "a folder or zip file of images"))
+    reading = Reading(pictures, resolution, crop, background, crop_at == "random", resize)
+    return images_of(reading, flip, balanced, on_error, stream, seed)
 
 
 def cifar10(
@@ -85,32 +90,139 @@ def stl10(
     )
 
 
-def celeba(path: str = "", resolution: int = 64, crop: int = 160, flip: bool = True, seed: int = 0) -> StoredImages:
+def celeba(
+    path: str = "",
+    resolution: int = 64,
+    crop: int = 160,
+    crop_at: CropAt = "centre",
+    flip: bool = True,
+    on_error: OnError = "stop",
+    stream: bool = False,
+    seed: int = 0,
+) -> StoredImages:
     """CelebA, aligned (Liu et al. 2015): the central ``crop`` pixels of 178×218; ``path`` is img_align_celeba."""
-    return folder(path, resolution, crop, flip, seed=seed)
+    return folder(path, resolution, crop, crop_at, flip=flip, on_error=on_error, stream=stream, seed=seed)
 
 
 def imagenet(
-    path: str = "", resolution: int = 128, flip: bool = True, stream: bool = False, seed: int = 0
+    path: str = "",
+    resolution: int = 128,
+    crop_at: CropAt = "centre",
+    flip: bool = True,
+    balanced: bool = False,
+    on_error: OnError = "stop",
+    stream: bool = False,
+    seed: int = 0,
 ) -> StoredImages:
     """ImageNet (Deng et al. 2009): ``path`` is the folder of the 1000 classes' folders, "train" as a rule."""
-    return folder(path, resolution, flip=flip, stream=stream, seed=seed)
+    return folder(
+        path, resolution, None, crop_at, flip=flip, balanced=balanced, on_error=on_error, stream=stream, seed=seed
+    )
 
 
 def lsun(
-    path: str = "", category: str = "bedroom_train", resolution: int = 64, flip: bool = True, seed: int = 0
+    path: str = "",
+    category: str = "bedroom_train",
+    resolution: int = 64,
+    crop: int | None = None,
+    crop_at: CropAt = "centre",
+    flip: bool = True,
+    on_error: OnError = "stop",
+    stream: bool = False,
+    seed: int = 0,
 ) -> StoredImages:
     """LSUN (Yu et al. 2015): one category, unlabelled; ``path`` holds e.g. bedroom_train_lmdb. Needs lmdb."""
-    records = _torchvision("LSUN", path, classes=[category])
+    records = LmdbPictures(given(path, "the folder that holds bedroom_train_lmdb or another category"), category)
+    reading = Reading(records, resolution, crop, whole=crop_at == "random")
+    return images_of(reading, flip, False, on_error, stream, seed)
 
-    def read(index: int) -> Pixels:
-        try:
-            return fitted(np.asarray(records[index][0]), resolution)
-        except (OSError, ValueError) as error:
-            raise BrokenImage(f"record {index} of {path} cannot be used: {error}") from error
 
-    store = Streamed(len(records), read, workers=1)  # lmdb's cursor belongs to one thread
-    return StoredImages(store, torch.zeros(len(records), dtype=torch.int64), 0, resolution, seed, flip)
+def torchvision(
+    path: str = "",
+    dataset: str = "",
+    options: dict[str, Any] | None = None,
+    resolution: int = 32,
+    crop: int | None = None,
+    crop_at: CropAt = "centre",
+    flip: bool = False,
+    balanced: bool = False,
+    background: RGB = WHITE,
+    on_error: OnError = "stop",
+    stream: bool = False,
+    seed: int = 0,
+) -> StoredImages:
+    """Any of torchvision's data sets of images, ``dataset`` SVHN or such, with ``options`` {split: train} of its own.
+
+    Its labels are classes where they are integers; nothing is downloaded, ``path`` holds the files.
+
+    Args:
+        flip: off, since digits and letters are not to be mirrored; all others as ``folder``'s.
+    """
+    pictures = TorchvisionPictures(given(path, f"the folder that holds {dataset or 'the data set'}"), dataset, options)
+    reading = Reading(pictures, resolution, crop, background, crop_at == "random")
+    return images_of(reading, flip, balanced, on_error, stream, seed)
+
+
+def webdataset(
+    path: str = "",
+    label: str = "",
+    resolution: int = 64,
+    crop: int | None = None,
+    crop_at: CropAt = "centre",
+    flip: bool = True,
+    balanced: bool = False,
+    background: RGB = WHITE,
+    on_error: OnError = "stop",
+    stream: bool = False,
+    seed: int = 0,
+) -> StoredImages:
+    """Tar shards as WebDataset writes them: ``path`` is train-{000..146}.tar, train-*.tar, or a folder of shards.
+
+    Args:
+        path: shards on disk. Their headers are read once; any picture is then read by itself.
+        label: what holds the class: "cls", or "json:field"; "": "cls" where there is one; "none": unlabelled.
+        resolution, crop, crop_at, flip, balanced, background, on_error, stream, seed: as ``folder``'s.
+    """
+    given(path, "tar shards, such as train-{000..146}.tar")
+    pictures = TarPictures(path, label)
+    reading = Reading(pictures, resolution, crop, background, crop_at == "random")
+    return images_of(reading, flip, balanced, on_error, stream, seed)
+
+
+def images_of(reading: Reading, flip: bool, balanced: bool, on_error: str, stream: bool, seed: int) -> StoredImages:
+    """Pictures as training sees them: prepared once, or decoded each time where asked or where the disk is too small.
+
+    What had better be known before training is warned of.
+    """
+    pictures, resolution = reading.pictures, reading.resolution
+    if resolution < 1:
+        raise ValueError(f"resolution is {resolution}; it is a number of pixels, 1 or more")
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error is {on_error!r}; allowed: {' and '.join(map(repr, ON_ERROR))}")
+    store: Store
+    if not stream and (lacking := beyond_disk(reading)):
+        warnings.warn(f"{lacking}; pictures are decoded each time instead (stream=true)", RuntimeWarning, stacklevel=3)
+        stream = True
+    if stream:
+        store = Streamed(len(pictures), reading, on_error, pictures.threads, resolution if reading.whole else None)
+        labels = pictures.labels
+        if not reading.resize:
+            for index in range(0, len(pictures), -(-len(pictures) // LOOKS)):
+                reading(index)
+    else:
+        store, labels = prepared(reading, on_error)
+    if len(store) < FEW:
+        few = f"{len(store)} images are few: a discriminator soon knows them by heart"
+        warnings.warn(few, RuntimeWarning, stacklevel=3)
+    crop_at = "random" if reading.whole else "centre"
+    return StoredImages(store, labels, len(pictures.classes), resolution, seed, flip, balanced, crop_at)
+
+
+def given(path: str, what: str) -> Path:
+    """A path that is asked for."""
+    if not path:
+        raise ValueError(f"path is empty; give {what}")
+    return Path(path).expanduser()
 
 
 def _cifar(kind: str, path: str, split: str, classes: int, flip: bool, balanced: bool, seed: int) -> StoredImages:
@@ -125,16 +237,10 @@ def _torchvision(kind: str, path: str, **options: Any) -> Any:
     """A data set of torchvision's, which finds and checks the files."""
     from torchvision import datasets
 
-    root = _given(path, f"the folder that holds {kind}'s files")
+    root = given(path, f"the folder that holds {kind}'s files")
     try:
         return getattr(datasets, kind)(root, **options)
     except ModuleNotFoundError as error:
         raise ValueError(f"{kind} needs the package {error.name!r}; pip install {error.name}") from error
     except (RuntimeError, OSError) as error:
         raise ValueError(f"{root} does not hold {kind}: {error}") from error
-
-
-def _given(path: str, what: str) -> Path:
-    if not path:
-        raise ValueError(f"path is empty; give {what}")
-    return Path(path).expanduser()

@@ -5,7 +5,8 @@ Where the pixels are is the store's affair: a tensor in memory, a memory-mapped 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +14,11 @@ from torch import Tensor
 from poise import noise
 from poise.data.order import BalancedOrder, Order
 
-COINS = 2**14  # places whose mirroring is drawn at once
+CROP_AT = ("centre", "random")
+LARGEST = 2**63 - 1
+BLOCK = 2**14  # places whose draws are made at once
+FEW = 1000
+"""images below which a discriminator learns them by heart in no time (Zhao et al. 2020, arXiv 2006.10738)"""
 
 
 class Store(Protocol):
@@ -27,6 +32,23 @@ class Store(Protocol):
 
     def prefetch(self, records: Tensor) -> None:
         """Begin with what will be asked for next, where that spares time."""
+        ...
+
+    def shown(self, records: Tensor) -> Tensor:
+        """Which records were read: those asked for, but for broken ones that others stand in for."""
+        ...
+
+
+@runtime_checkable
+class Cuttable(Store, Protocol):
+    """A store of whole pictures, of sizes of their own, of which squares are cut out."""
+
+    def cut(self, records: Tensor, drawn: Tensor) -> Tensor:
+        """uint8 (size, resolution, resolution, 3): of each record, int64 (size,), the square that was drawn.
+
+        Args:
+            drawn: int64 (size, 2), large numbers ≥ 0; modulo the places that fit, the square's top and left.
+        """
         ...
 
 
@@ -52,6 +74,57 @@ class Memory:
     def prefetch(self, records: Tensor) -> None:
         """Nothing: reading takes no time worth sparing."""
 
+    def shown(self, records: Tensor) -> Tensor:
+        """All as asked."""
+        return records
+
+
+class Uncut:
+    """Whole pictures one after the other in one tensor.
+
+    Args:
+        pixels: uint8, flat: each picture's rows of pixels of 3 values.
+        sizes: int64 (n, 2), heights and widths, pixels.
+        resolution: side of the squares cut out, pixels.
+    """
+
+    def __init__(self, pixels: Tensor, sizes: Tensor, resolution: int) -> None:
+        self.pixels, self.sizes, self.resolution = pixels, sizes, resolution
+        self.ends = (sizes.prod(1) * 3).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def read(self, records: Tensor) -> Tensor:
+        """The centred squares."""
+        return squares(self._whole(records), self.resolution)
+
+    def cut(self, records: Tensor, drawn: Tensor) -> Tensor:
+        """The squares drawn."""
+        return squares(self._whole(records), self.resolution, drawn)
+
+    def prefetch(self, records: Tensor) -> None:
+        """Nothing."""
+
+    def shown(self, records: Tensor) -> Tensor:
+        """All as asked."""
+        return records
+
+    def _whole(self, records: Tensor) -> list[Tensor]:
+        sizes, ends = self.sizes[records].tolist(), self.ends[records].tolist()
+        return [self.pixels[end - h * w * 3 : end].view(h, w, 3) for (h, w), end in zip(sizes, ends, strict=True)]
+
+
+def squares(whole: Sequence[Tensor], side: int, drawn: Tensor | None = None) -> Tensor:
+    """A square of each picture, uint8 (n, side, side, 3): in the centre, or drawn as ``Cuttable.cut`` says."""
+    room = torch.tensor([picture.shape[:2] for picture in whole]) - side
+    corners = room // 2 if drawn is None else drawn % (room + 1)
+    found = torch.empty(len(whole), side, side, 3, dtype=torch.uint8)
+    # One by one: an index of every pixel would be larger than the pixels.
+    for square, picture, (top, left) in zip(found, whole, corners.tolist(), strict=True):
+        square.copy_(picture[top : top + side, left : left + side])
+    return found
+
 
 class StoredImages:
     """A finite data set as an endless series: ``batch(start, size)`` is a pure function of (seed, start, size).
@@ -63,9 +136,11 @@ class StoredImages:
         seed: which of all orders.
         flip: mirror every second image, drawn at random, left to right.
         balanced: every class equally often.
+        crop_at: "centre", or "random": from a ``Cuttable`` store, another square each time.
 
     Raises:
-        ValueError: no images, labels that do not fit, or classes without images where they are to be balanced.
+        ValueError: no images, labels that do not fit, an unknown ``crop_at``, or classes without images where they are
+            to be balanced.
     """
 
     def __init__(
@@ -77,7 +152,10 @@ class StoredImages:
         seed: int = 0,
         flip: bool = False,
         balanced: bool = False,
+        crop_at: str = "centre",
     ) -> None:
+        if crop_at not in CROP_AT:
+            raise ValueError(f"crop_at is {crop_at!r}; allowed: {' and '.join(map(repr, CROP_AT))}")
         if not len(store) or labels.shape != (len(store),):
             raise ValueError(
                 f"there are {len(store)} images and labels of shape {tuple(labels.shape)}; needed: as many"
@@ -91,13 +169,17 @@ class StoredImages:
             absent = sorted(set(range(num_classes)) - set(present.tolist()))
             listed = ", ".join(map(str, absent[:5])) + (" …" if len(absent) > 5 else "")
             raise ValueError(
-                f"labels have gaps: no image of class {listed}; number the classes 0 to {len(present) - 1}"
+                f"labels have gaps: no image of class {listed}; leave such classes out and number the others "
+                f"0 to {len(present) - 1}"
             )
         if balanced and not num_classes:
             raise ValueError("balanced sampling needs classes; this data set has none")
         self.store, self.labels, self.num_classes, self.resolution = store, labels, num_classes, resolution
-        self.seed, self.flip = seed, flip
-        self._blocks: dict[int, Tensor] = {}
+        self.flip = Draws(seed, "flip", 1) if flip else None
+        self.corners = Draws(seed, "crop", 2) if crop_at == "random" else None
+        self.cut = store.cut if isinstance(store, Cuttable) else None
+        if self.corners is not None and self.cut is None:
+            raise ValueError("crop_at is 'random', but the store holds squares that are cut already; use 'centre'")
         self.order = BalancedOrder(labels, seed) if balanced else Order(len(store), seed)
 
     def __len__(self) -> int:
@@ -106,26 +188,37 @@ class StoredImages:
     def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
         """Images number ``start`` to ``start + size``: uint8 (size, 3, H, W) channels-last, int64 labels (size,)."""
         records = self.order.records(start, size)
-        pixels = self.store.read(records)
+        if self.cut is None or self.corners is None:
+            pixels = self.store.read(records)
+        else:
+            pixels = self.cut(records, self.corners(start, size) & LARGEST)
         self.store.prefetch(self.order.records(start + size, size))
-        if self.flip:
-            pixels = _mirrored(pixels, self._coins(start, size))
-        return pixels.permute(0, 3, 1, 2), self.labels[records]
+        if self.flip is not None:
+            pixels = mirrored(pixels, self.flip(start, size)[:, 0] < 0)
+        return pixels.permute(0, 3, 1, 2), self.labels[self.store.shown(records)]
 
-    def _coins(self, start: int, size: int) -> Tensor:
-        """Which places are mirrored, bool (size,); found for many at once, since few cost as much."""
-        first, last = start // COINS, (start + size - 1) // COINS
+
+class Draws:
+    """64 random bits by place: int64 (size, width); found for many places at once, since few cost as much."""
+
+    def __init__(self, seed: int, stream: str, width: int) -> None:
+        self.seed, self.stream, self.width = seed, stream, width
+        self._blocks: dict[int, Tensor] = {}
+
+    def __call__(self, start: int, size: int) -> Tensor:
+        """Of places ``start`` to ``start + size``."""
+        first, last = start // BLOCK, (start + size - 1) // BLOCK
         for block in range(first, last + 1):
             if block not in self._blocks:
                 while len(self._blocks) >= max(2, last - first + 1):
                     del self._blocks[next(iter(self._blocks))]
-                places = torch.arange(block * COINS, (block + 1) * COINS)
-                self._blocks[block] = noise.bits(self.seed, "flip", places, 1)[:, 0] < 0
+                places = torch.arange(block * BLOCK, (block + 1) * BLOCK)
+                self._blocks[block] = noise.bits(self.seed, self.stream, places, self.width)
         found = torch.cat([self._blocks[block] for block in range(first, last + 1)])
-        return found[start - first * COINS :][:size]
+        return found[start - first * BLOCK :][:size]
 
 
-def _mirrored(pixels: Tensor, chosen: Tensor) -> Tensor:
+def mirrored(pixels: Tensor, chosen: Tensor) -> Tensor:
     """Images (n, H, W, 3), the chosen ones mirrored left to right; rows are copied whole, which is quickest."""
     n, turned = len(pixels), chosen.nonzero().flatten()
     row = torch.arange(n)

@@ -16,6 +16,7 @@ from poise.data.pictures import fitted
 from poise.data.prepared import BrokenImage, Reading, cache_folder, prepared
 from poise.data.sources import cifar10, cifar100, folder, stl10
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* images are few")
 GENERATOR = np.random.default_rng(0)
 
 
