@@ -84,6 +84,7 @@ def train(
             device,
             precision,
             [PENALTIES.build(penalty.name, **penalty.options) for penalty in recipe.penalties],
+            recipe.augment,
         )
         prepare_folder(folder, resume, overwrite)
         done = _restore(folder, players, ema, say) if resume else Progress()

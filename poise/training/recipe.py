@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from poise.augmentation import AUGMENTATIONS
 from poise.data import SOURCES
 from poise.losses import LOSSES
 from poise.models import MODELS
@@ -41,6 +42,8 @@ class Recipe(Section):
     """adversarial loss: non-saturating, hinge, wasserstein, least-squares, minimax or relativistic"""
     penalties: list[Choice] = Field(default_factory=list)
     """penalties of the discriminator, a list: [{name: r1, gamma: 10, every: 16}]"""
+    augment: list[str] = Field(default_factory=list)
+    """differentiable augmentation of what D sees, real and fake, for small sets: [color, translation, cutout]"""
     g_optimizer: Optimizer = Optimizer()
     """the generator's optimizer"""
     d_optimizer: Optimizer = Optimizer()
@@ -88,6 +91,10 @@ class Recipe(Section):
             choice = getattr(self, field)
             object.__setattr__(self, field, choice.checked(registry, field))
         _known("loss", self.loss, LOSSES)
+        for index, kind in enumerate(self.augment):
+            _known(f"augment.{index}", kind, AUGMENTATIONS)
+            if kind in self.augment[:index]:
+                raise RecipeError(f"augment.{index}: {kind!r} is there already; give each kind once")
         for field in ("g_optimizer", "d_optimizer"):
             chosen = getattr(self, field)
             try:
