@@ -33,6 +33,7 @@ from poise.training.step import Players, given
 from poise.training.update import discriminator_update, generator_update
 
 GRID = 64  # images in a sample grid
+POINTS = 1_000  # points in a picture of the plane
 
 
 class TrainingFailed(RuntimeError):
@@ -97,8 +98,9 @@ def train(
             say(f"there is no judge for {recipe.data.name}: the run is not evaluated, look at its samples")
 
         monitor = Monitor(generator=generator, discriminator=discriminator)
-        grid = [latents(generator, recipe.seed, 0, GRID, "grid").to(device)]
-        grid += [y.to(device) for y in given(labels(generator, recipe.seed, 0, GRID, stream="grid-label"))]
+        shown = GRID if data.resolution else POINTS
+        grid = [latents(generator, recipe.seed, 0, shown, "grid").to(device)]
+        grid += [y.to(device) for y in given(labels(generator, recipe.seed, 0, shown, stream="grid-label"))]
         monitor.verdict = Verdict("healthy", done.step)
         judged = ""
         clock = time.perf_counter() - done.seconds
@@ -126,7 +128,7 @@ def train(
                     if monitor.verdict.is_failing:
                         break
                 if due["sample_every"]:
-                    log.write_grid(_draw(ema, *grid), step)
+                    log.write_grid(_draw(ema, *grid), step, data)
                 if due["evaluate_every"] and can_judge(data):
                     found = evaluate(Sampler(ema.module), data, recipe.evaluation_samples, with_reference=last)
                     judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())

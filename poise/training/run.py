@@ -115,6 +115,13 @@ def build(recipe: Recipe) -> tuple[Any, Any, Images]:
     with _naming("model"):
         networks: tuple[Any, Any] = create(recipe.model.name, **recipe.model.options)
     generator, discriminator = networks
+    if bool(generator.resolution) != bool(data.resolution):
+        made, held = ("images" if size else "points in the plane" for size in (generator.resolution, data.resolution))
+        raise RecipeError(f"model {recipe.model.name} makes {made}, data {recipe.data.name} has {held}: change one")
+    if recipe.augment and not data.resolution:
+        raise RecipeError(
+            f"augment: given {recipe.augment}, but {recipe.data.name} has points, not images: leave it out"
+        )
     if generator.resolution != data.resolution:
         raise RecipeError(
             f"model makes {generator.resolution} pixels, data has {data.resolution}: "

@@ -96,7 +96,9 @@ def discriminator_gradients(
             fake = players.generator(z, *given(fake_y)).float()
         images, fake = players.shown(to_float(real), u), players.shown(fake, fake_u)
         if players.one_pass:
-            batch = torch.cat([images, fake]).contiguous(memory_format=torch.channels_last)
+            batch = torch.cat([images, fake])
+            if batch.ndim == 4:  # points in the plane have no channels
+                batch = batch.contiguous(memory_format=torch.channels_last)
             labels = None if y is None or fake_y is None else torch.cat([y, fake_y])
             logits, class_logits = players.judged(batch, labels)
             sizes = [len(images), len(fake)]
