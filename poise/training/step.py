@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from poise import noise
 from poise.augmentation import augment
 from poise.losses import AdversarialLoss, auxiliary_classifier_discriminator, auxiliary_classifier_generator
 from poise.norms import weight_penalty
 from poise.penalties import Lazy
-from poise.sampling import to_float
+from poise.sampling import Latent, to_float
 
 
 @dataclass
@@ -38,6 +39,10 @@ class Players:
     """of the discriminator, added to its loss"""
     augment: Sequence[str] = ()
     """kinds of augmentation between images, real or fake, and the discriminator"""
+    g_penalties: Sequence[Lazy] = ()
+    """of the generator's weights, added to its loss"""
+    latent: Latent = noise.normal
+    """distribution of the latents"""
 
     def __post_init__(self) -> None:
         # Batch norm in D would see real and fake mixed in one pass; such a D takes them one after the other.
@@ -136,13 +141,16 @@ def generator_gradients(
     part: tuple[int, int] = (0, 1),
     u: Tensor | None = None,
     fake_u: Tensor | None = None,
+    update: int = 0,
 ) -> dict[str, Tensor]:
-    """Gradients of the generator's loss into ``.grad``; none for the discriminator. Returns g_loss, not read back.
+    """Gradients of the generator's loss and penalties into ``.grad``; none for the discriminator.
+
+    Returns g_loss, without penalties, not read back.
 
     Args:
         z: latents (n, latent_dim). fake_y: int64 labels (n,), for networks with classes.
         real, y: uint8 images (n, 3, H, W) and their labels, for a loss that looks at real ones too.
-        part, u, fake_u: as ``discriminator_gradients`` takes them.
+        part, u, fake_u, update: as ``discriminator_gradients`` takes them.
 
     Raises:
         ValueError: such a loss without them.
@@ -160,10 +168,13 @@ def generator_gradients(
                 with torch.no_grad():
                     compared = (players.judged(players.shown(to_float(real), u), y)[0],)
             loss = players.loss.generator(logits, *compared)
-            total = loss
+            total = loss + weight_penalty(players.generator)
             if class_logits is not None:
                 assert fake_y is not None
-                total = loss + auxiliary_classifier_generator(class_logits, fake_y)
+                total = total + auxiliary_classifier_generator(class_logits, fake_y)
+            for penalty in players.g_penalties:
+                if penalty.is_due(update):
+                    total = total + penalty(update, players.generator, z)
         if part[0] == 0:
             players.g_optimizer.zero_grad()
         (total / part[1]).backward()

@@ -32,7 +32,7 @@ def generator_update(players: Players, data: Images, recipe: Recipe, update: int
         z, fake_y = drawn_fake(players, recipe.seed, first, count, "g")
         real, y = drawn_real(players, data, first, count) if players.loss.needs_real else (None, None)
         u, fake_u = (drawn_augmentation(players, recipe.seed, first, count, f"g-{kind}") for kind in ("real", "fake"))
-        found.append(generator_gradients(players, z, fake_y, real, y, (index, recipe.accumulate), u, fake_u))
+        found.append(generator_gradients(players, z, fake_y, real, y, (index, recipe.accumulate), u, fake_u, update))
     players.g_optimizer.step()
     return _mean(found)
 
@@ -46,7 +46,7 @@ def drawn_real(players: Players, data: Images, first: int, size: int) -> tuple[T
 
 def drawn_fake(players: Players, seed: int, first: int, size: int, player: str) -> tuple[Tensor, Tensor | None]:
     """A player's latents number ``first`` and on, and labels if the generator takes any, on the device."""
-    z = latents(players.generator, seed, first, size, f"{player}-latent")
+    z = latents(players.generator, seed, first, size, f"{player}-latent", players.latent)
     y = labels(players.generator, seed, first, size, stream=f"{player}-label")
     return z.to(players.device), None if y is None else y.to(players.device)
 

@@ -1,4 +1,4 @@
-"""Runs on points in the plane: pictures, judgement, report and resuming are as for images; what does not fit is said."""
+"""Runs on points in the plane: pictures, judgement, report and resuming are as for images; errors come early."""
 
 from __future__ import annotations
 
