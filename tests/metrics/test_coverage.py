@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
-from poise.data import SOURCES
-from poise.data.toys import Mixture, grid, ring
+from poise.data.toys import Mixture, grid, grid2d, ring, ring2d
 from poise.metrics import can_judge, evaluate
 from poise.metrics.coverage import covered, judge_points
 from poise.models import create
 from poise.sampling import Sampler
+
+TOYS = {"ring2d": ring2d(), "grid2d": grid2d()}
 
 
 def test_covered_counts_modes_with_a_good_point():
@@ -38,7 +39,7 @@ def test_what_is_no_batch_of_points_is_refused(shape):
 @pytest.mark.parametrize(("name", "modes"), [("ring2d", 8), ("grid2d", 25)])
 def test_a_generator_of_points_is_judged_by_modes_and_good_points(name, modes):
     torch.manual_seed(0)
-    sampler, data = Sampler(create("mlp", width=8, latent_dim=2)[0]), SOURCES.build(name)
+    sampler, data = Sampler(create("mlp", width=8, latent_dim=2)[0]), TOYS[name]
     assert can_judge(data)
     found = evaluate(sampler, data, 2500, seed=4, with_reference=True)
     assert found.values == judge_points(sampler.sample(2500, seed=4), data.mixture)
@@ -49,7 +50,7 @@ def test_a_generator_of_points_is_judged_by_modes_and_good_points(name, modes):
 
 
 def test_the_reference_is_of_points_that_training_does_not_see():
-    data = SOURCES.build("ring2d", seed=0)
+    data = TOYS["ring2d"]
     found = evaluate(Sampler(create("mlp", width=8)[0]), data, 400, seed=0, with_reference=True)
     seen = judge_points(data.batch(0, 400)[0], data.mixture)
     assert found.reference["good"] != seen["good"]

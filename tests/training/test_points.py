@@ -100,3 +100,13 @@ def test_a_picture_has_its_points_and_modes_where_they_are(mixture: Mixture) -> 
     scale = (rows[1][1] - rows[1][0]) / (corners[0, 0] - corners[1, 0])  # pixels a unit
     assert float(rows[0][1] - rows[0][0]) == pytest.approx(float(scale * (corners[0, 1] - corners[1, 1])), abs=2)
     assert len(coloured(picture, ORANGE)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "modes", "good"), [("ring2d", 8, 0.6), ("grid2d", 24, 0.4)])
+def test_a_recipe_of_points_ends_well_in_half_its_steps(name: str, modes: int, good: float, tmp_path: Path) -> None:
+    recipe = Recipe.load(name, {"steps": 1500, "seed": 11, "device": "cpu", "evaluate_every": 1500})
+    evaluation = train(recipe, tmp_path / "run", bar=False, say=lambda _: None).evaluation()
+    assert evaluation is not None
+    assert evaluation["metrics"]["modes"]["value"] >= modes
+    assert evaluation["metrics"]["good"]["value"] > good
