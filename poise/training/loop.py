@@ -85,9 +85,9 @@ def train(
             device,
             precision,
             _penalties(recipe.penalties),
-            recipe.augment,
-            _penalties(recipe.g_penalties),
-            build_latent(recipe),
+            augment=recipe.augment,
+            g_penalties=_penalties(recipe.g_penalties),
+            latent=build_latent(recipe),
         )
         prepare_folder(folder, resume, overwrite)
         done = _restore(folder, players, ema, say) if resume else Progress()
