@@ -25,13 +25,16 @@ RESULTS = Path(__file__).parent / "results"
 WANTED_MODES, ALLOWED_SECONDS = 950, 240
 
 
-def run_seed(seed: int, folder: Path) -> list[dict[str, Any]]:
-    """Train one seed in a fresh process: a row for each judgement, and the whole process's wall time in the last."""
+def run_seed(seed: int, folder: Path, *fields: str) -> list[dict[str, Any]]:
+    """Train one seed, with these recipe fields, in a fresh process: a row for each judgement.
+
+    The whole process's wall time is in the last.
+    """
     out = folder / f"seed-{seed}"
     command = [sys.executable, "-m", "poise.cli", "train", "stacked-digits", "--seed", str(seed), "--out", str(out)]
     cold = {**os.environ, "POISE_CACHE": str(folder / f"cache-{seed}")}
     started = time.perf_counter()
-    subprocess.run([*command, "--quiet"], check=True, env=cold)
+    subprocess.run([*command, "--quiet", *fields], check=True, env=cold)
     wall = time.perf_counter() - started
     rows = []
     for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():

@@ -8,6 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poise.layers.resampling import doubled_conv, halved_conv
+
 Norm = Callable[[int], nn.Module]
 """channels ↦ a batch norm that takes (x, condition)"""
 Upsampling = Literal["nearest", "bilinear"]
@@ -32,8 +34,9 @@ class GeneratorBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if learned else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        h = self._enlarged(F.relu(self.norm1(x, condition)))
-        h = self.conv2(F.relu(self.norm2(self.conv1(h), condition)))
+        h = F.relu(self.norm1(x, condition))
+        h = doubled_conv(self.conv1, h) if self.upsample == "nearest" else self.conv1(self._enlarged(h))
+        h = self.conv2(F.relu(self.norm2(h, condition)))
         return h + self._enlarged(self.shortcut(x))  # a 1×1 convolution may as well see the smaller image
 
     def _enlarged(self, x: Tensor) -> Tensor:
@@ -66,9 +69,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.first else F.relu(x)
-        h = self.conv2(F.relu(self.conv1(h)))
+        h = F.relu(self.conv1(h))
         if not self.downsample:
-            return h + self.shortcut(x)
-        if self.first:
-            return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))
-        return F.avg_pool2d(h + self.shortcut(x), 2)  # a mean of sums: one pass less
+            return self.conv2(h) + self.shortcut(x)
+        return halved_conv(self.conv2, h) + self.shortcut(F.avg_pool2d(x, 2))  # 1×1 and mean: in either order

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.layers import ConditionBatchNorm, SelfAttention
+from poise.layers.resampling import doubled_conv
 from poise.layers.residual import Norm
 from poise.models.biggan import BASE, ClassEmbedding, attended, make_orthogonal
 from poise.models.network import Discriminator, Generator, known_resolution, positive
@@ -55,7 +56,8 @@ class DeepGeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         h = self.conv1(F.relu(self.norm1(x, condition)))
-        h = self.conv2(self._enlarged(F.relu(self.norm2(h, condition))))
+        h = F.relu(self.norm2(h, condition))
+        h = doubled_conv(self.conv2, h) if self.upsample else self.conv2(h)
         h = self.conv3(F.relu(self.norm3(h, condition)))
         h = self.conv4(F.relu(self.norm4(h, condition)))
         return h + self._enlarged(x[:, : self.outputs])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -30,6 +32,21 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cpu":
         return "bf16" if cpu_has_bf16() else "fp32"
     return "fp32"
+
+
+def choose_compile(wanted: bool | Literal["auto"], device: torch.device, say: Callable[[str], None] = print) -> bool:
+    """Whether networks go through ``torch.compile``: "auto" does on CUDA; on a CPU it was measured to be slower.
+
+    Where it is wanted and does not work, one line says why, and networks run as they are.
+    """
+    if not (device.type == "cuda" if wanted == "auto" else wanted):
+        return False
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
+    except Exception as error:  # a missing compiler is told in many ways
+        say(f"torch.compile does not work here, networks run uncompiled: {' '.join(str(error).split())[:200]}")
+        return False
+    return True
 
 
 def cpu_has_bf16() -> bool:

@@ -71,6 +71,7 @@ def train(
         recipe = _kept_recipe(folder, recipe)
     device = hardware.choose_device(recipe.device)
     precision = hardware.choose_precision(recipe.precision, device)
+    compiled = hardware.choose_compile(recipe.compile, device, say)
     with torch.random.fork_rng():  # the caller's random numbers are not ours to spend
         torch.manual_seed(recipe.seed)
         generator, discriminator, data = build(recipe)
@@ -85,13 +86,14 @@ def train(
             device,
             precision,
             _penalties(recipe.penalties),
+            compiled,
             augment=recipe.augment,
             g_penalties=_penalties(recipe.g_penalties),
             latent=build_latent(recipe),
         )
         prepare_folder(folder, resume, overwrite)
         done = _restore(folder, players, ema, say) if resume else Progress()
-        recipe = recipe.model_copy(update={"precision": precision, "versions": _versions(device)})
+        recipe = recipe.model_copy(update={"precision": precision, "compile": compiled, "versions": _versions(device)})
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         run = Run(folder)
         say(f"{recipe.name}: {recipe.steps} steps on {hardware.describe(device)} in {precision}, into {folder}")

@@ -77,6 +77,8 @@ class Recipe(Section):
     """where to compute: auto (the first accelerator, else cpu), cpu, cuda, cuda:1, mps"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """arithmetic of the networks: fp32, bf16 autocast, or auto (bf16 where the processor has it)"""
+    compile: bool | Literal["auto"] = "auto"
+    """whether networks go through torch.compile: true, false, or auto (on CUDA; on a CPU it does not pay)"""
     log_every: PositiveInt = 50
     """steps between lines of metrics.jsonl"""
     sample_every: PositiveInt = 1_000

@@ -8,7 +8,7 @@ autocast where that pays; Adam is one fused kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,6 +37,8 @@ class Players:
     """"bf16" for autocast, "fp32" for none"""
     penalties: list[Lazy] = field(default_factory=list)
     """of the discriminator, added to its loss"""
+    compiled: bool = False
+    """whether the networks run through ``torch.compile``; penalties, which may differentiate twice, do not"""
     augment: Sequence[str] = ()
     """kinds of augmentation between images, real or fake, and the discriminator"""
     g_penalties: Sequence[Lazy] = ()
@@ -45,6 +47,11 @@ class Players:
     """distribution of the latents"""
 
     def __post_init__(self) -> None:
+        self.generate: Callable[..., Tensor] = self.generator
+        self.judge: Callable[..., Tensor] = self.discriminator
+        if self.compiled:  # by size: one graph for each size of batch is quicker than one for all
+            self.generate = torch.compile(self.generator, dynamic=False)
+            self.judge = torch.compile(self.discriminator, dynamic=False)
         # Batch norm in D would see real and fake mixed in one pass; such a D takes them one after the other.
         self.one_pass = not any(isinstance(m, _BatchNorm) for m in self.discriminator.modules())
         self.d_weights = list(self.discriminator.parameters())
@@ -62,7 +69,7 @@ class Players:
         if self.has_classifier:
             logits, class_logits = self.discriminator.heads(images)  # type: ignore[operator]
             return logits.float(), class_logits.float()
-        return self.discriminator(images, *given(y)).float(), None
+        return self.judge(images, *given(y)).float(), None
 
 
 def given(y: Tensor | None) -> tuple[Tensor, ...]:
@@ -98,7 +105,7 @@ def discriminator_gradients(
     """
     with players.autocast():
         with torch.no_grad():
-            fake = players.generator(z, *given(fake_y)).float()
+            fake = players.generate(z, *given(fake_y)).float()
         images, fake = players.shown(to_float(real), u), players.shown(fake, fake_u)
         if players.one_pass:
             batch = torch.cat([images, fake])
@@ -161,7 +168,7 @@ def generator_gradients(
         weight.requires_grad_(False)
     try:
         with players.autocast():
-            fake = players.shown(players.generator(z, *given(fake_y)), fake_u)
+            fake = players.shown(players.generate(z, *given(fake_y)), fake_u)
             logits, class_logits = players.judged(fake, fake_y)
             compared: tuple[Tensor, ...] = ()
             if players.loss.needs_real and real is not None:

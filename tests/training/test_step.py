@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -269,3 +271,36 @@ def test_penalties_are_in_the_discriminators_gradient_when_they_are_due() -> Non
         for name, weight in d.named_parameters():
             expected = torch.zeros_like(weight) if weight.grad is None else share * weight.grad
             torch.testing.assert_close(added[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def compiled_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.compile`` traces as ever, and runs what it found without a compiler, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+@pytest.mark.parametrize("norm", ["none", "bssn"])
+def test_compiled_networks_take_the_same_steps(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_eagerly(monkeypatch)
+    plain, compiled = players(norm), players(norm)
+    compiled = dataclasses.replace(compiled, compiled=True)
+    for made in (plain, compiled):  # Adam would make whole steps of the rounding in gradients that ought to be 0
+        made.d_optimizer = torch.optim.SGD(made.discriminator.parameters(), 0.1)
+        made.g_optimizer = torch.optim.SGD(made.generator.parameters(), 0.1)
+    assert compiled.generate is not compiled.generator
+    for _ in range(2):
+        for made in (plain, compiled):
+            discriminator_gradients(made, REAL, Z)
+            made.d_optimizer.step()
+            generator_gradients(made, Z)
+            made.g_optimizer.step()
+    for one, other in ((plain.generator, compiled.generator), (plain.discriminator, compiled.discriminator)):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+def test_penalties_of_compiled_networks_differentiate_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_eagerly(monkeypatch)
+    plain = dataclasses.replace(players(), penalties=[PENALTIES.build("r1")])
+    compiled = dataclasses.replace(players(), penalties=[PENALTIES.build("r1")], compiled=True)
+    for made in (plain, compiled):
+        discriminator_gradients(made, REAL, Z)
+    torch.testing.assert_close(gradients(plain.discriminator), gradients(compiled.discriminator), rtol=1e-4, atol=1e-5)

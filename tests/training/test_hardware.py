@@ -1,0 +1,35 @@
+"""What a run gets to compute with: asked for, chosen, and said."""
+
+import pytest
+import torch
+
+from poise.training import hardware
+
+CPU = torch.device("cpu")
+
+
+def test_compiling_is_left_out_where_it_does_not_pay() -> None:
+    assert not hardware.choose_compile("auto", CPU)
+    assert not hardware.choose_compile(False, CPU)
+
+
+def test_a_missing_compiler_is_said_once_and_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: object) -> object:
+        raise RuntimeError("no C++ compiler\nwas found")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    said: list[str] = []
+    assert not hardware.choose_compile(True, CPU, said.append)
+    assert said == ["torch.compile does not work here, networks run uncompiled: no C++ compiler was found"]
+
+
+def test_an_unknown_device_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"given 'abacus'; allowed here: auto, cpu"):
+        hardware.choose_device("abacus")
+
+
+def test_precision_is_what_was_asked_for_or_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware.choose_precision("fp32", CPU) == "fp32"
+    for has, chosen in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(hardware, "cpu_has_bf16", lambda has=has: has)
+        assert hardware.choose_precision("auto", CPU) == chosen
