@@ -27,7 +27,18 @@ _ON_USE = {
     "Run": "poise.training",
 }
 
-_ROOMS = ("convert", "data", "layers", "losses", "metrics", "models", "penalties", "sampling", "training")
+_ROOMS = (
+    "augmentation",
+    "convert",
+    "data",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "penalties",
+    "sampling",
+    "training",
+)
 """also on use: ``poise.models.create`` without a further import"""
 
 __all__ = [

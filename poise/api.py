@@ -10,6 +10,7 @@ from poise.metrics import evaluate as judge
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
+from poise.training.picture import picture
 
 
 def train(
@@ -75,7 +76,7 @@ def sample_grid(
 
     Args:
         run: a run or its folder. out: a ``.png`` file. n: images. seed: which ones. network: "ema" or "generator".
-        zoom: each pixel becomes zoom × zoom of the picture, 1 to 64.
+        zoom: each pixel becomes zoom × zoom of the picture, 1 to 64; points in the plane have a picture of one size.
         y, truncation, standing: as ``Sampler.sample`` takes them: one class, the latents' threshold in σ, and batches
             for batch norm's standing statistics.
     """
@@ -88,7 +89,10 @@ def sample_grid(
     if not 1 <= zoom <= 64:
         raise ValueError(f"zoom is {zoom}; allowed: 1 to 64 screen pixels a pixel")
     images = run.sampler(network).sample(n, y, seed, "float", truncation=truncation, standing=standing)
-    grid = make_grid(images, nrow=8, padding=1, normalize=True, value_range=(-1, 1))
+    if images.ndim == 2:  # points in the plane: a picture with axes and a size of its own
+        grid, zoom = picture(images, run.data()), 1
+    else:
+        grid = make_grid(images, nrow=8, padding=1, normalize=True, value_range=(-1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_image(grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), out)
     return out

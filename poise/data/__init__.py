@@ -1,4 +1,4 @@
-"""Image sources behind one interface, ``Images``: uint8 batches whose order is a pure function of (seed, position)."""
+"""Image sources behind one interface, ``Images``: batches whose order is a pure function of (seed, position)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from poise.data import hub, sources
 from poise.data.digits import StackedDigits
+from poise.data.toys import grid2d, ring2d
 from poise.registry import Builders
 
 
@@ -18,7 +19,10 @@ class Images(Protocol):
     resolution: int
 
     def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
-        """Images number ``start`` to ``start + size``: uint8 (size, 3, H, W) and int64 labels (size,)."""
+        """Images number ``start`` to ``start + size``: uint8 (size, 3, H, W) and int64 labels (size,).
+
+        Points in the plane, whose resolution is 0, are float32 (size, 2).
+        """
         ...
 
 
@@ -26,6 +30,8 @@ SOURCES: Builders[Images] = Builders(
     "data",
     {
         "stacked-digits": StackedDigits,
+        "ring2d": ring2d,
+        "grid2d": grid2d,
         "folder": sources.folder,
         "cifar10": sources.cifar10,
         "cifar100": sources.cifar100,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from poise.data import Images
 from poise.data.digits import StackedDigits
+from poise.data.toys import Points
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
+from poise.metrics.coverage import judge_points
 from poise.metrics.digits_classifier import FEATURES, digits_classifier
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
 from poise.sampling import Sampler, to_float
@@ -47,6 +49,8 @@ class Evaluation:
     seconds: float
     reference: dict[str, float] = field(default_factory=dict)
     """what as many images of the held-out split score"""
+    measures: Mapping[str, Measure] = field(default_factory=lambda: MEASURES)
+    """what the figures are"""
 
     def to_record(self) -> dict[str, float]:
         """As one line of ``metrics.jsonl`` holds it."""
@@ -56,7 +60,7 @@ class Evaluation:
         """As kept in ``evaluation.json``."""
         metrics = {}
         for name, value in self.values.items():
-            entry = {"value": value, "unit": MEASURES[name].unit, "better": MEASURES[name].better}
+            entry = {"value": value, "unit": self.measures[name].unit, "better": self.measures[name].better}
             if name in self.reference:
                 entry["reference"] = self.reference[name]
             metrics[name] = entry
@@ -71,7 +75,7 @@ class Evaluation:
 
 def can_judge(data: Images) -> bool:
     """Whether there are measures for images of this source."""
-    return isinstance(data, StackedDigits)
+    return isinstance(data, StackedDigits | Points)
 
 
 def evaluate(
@@ -91,8 +95,10 @@ def evaluate(
     """
     if samples < 2:
         raise ValueError(f"samples is {samples}; a judgement needs at least 2 images")
+    if isinstance(data, Points):
+        return _evaluate_points(sampler, data, samples, seed, with_reference)
     if not isinstance(data, StackedDigits):
-        raise ValueError(f"no judge for {type(data).__name__}; there is one for StackedDigits")
+        raise ValueError(f"no judge for {type(data).__name__}; there is one for StackedDigits and one for Points")
     started = time.perf_counter()
     values = judge_stacked_digits(_drawn(sampler, samples, seed), data)
     reference = {}
@@ -101,6 +107,19 @@ def evaluate(
         real = (held_out.batch(first, size)[0] for first, size in _spans(samples))
         reference = judge_stacked_digits(real, data)
     return Evaluation(values, samples, seed, "digits-classifier", time.perf_counter() - started, reference)
+
+
+def _evaluate_points(sampler: Sampler, data: Points, samples: int, seed: int, with_reference: bool) -> Evaluation:
+    """Modes covered and the share of good points; the reference is as many real points of another series."""
+    started = time.perf_counter()
+    drawn = torch.cat([sampler.sample(size, seed=seed, start=first) for first, size in _spans(samples)])
+    values, reference = judge_points(drawn, data.mixture), {}
+    if with_reference:
+        held_out = Points(data.mixture, seed, f"{data.stream}-test")
+        reference = judge_points(held_out.batch(0, samples)[0], data.mixture)
+    measures = {"modes": Measure(f"of {data.num_classes}", "higher"), "good": Measure("share within 3σ", "higher")}
+    seconds = time.perf_counter() - started
+    return Evaluation(values, samples, seed, "nearest centre", seconds, reference, measures)
 
 
 @torch.no_grad()

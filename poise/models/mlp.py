@@ -1,7 +1,7 @@
 """Perceptrons for points in the plane, about as large as Metz et al. 2017 (arXiv 1611.02163) train on a ring.
 
 ``G(z) → points (n, 2)``, unbounded; ``D(points) → logits (n,)``. They make no images: ``resolution`` is 0. What they
-are to learn is in ``poise.models.toys``.
+are to learn is in ``poise.data.toys``.
 """
 
 from __future__ import annotations

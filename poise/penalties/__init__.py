@@ -1,6 +1,6 @@
 """Penalties on a network's gradient in its input and on its weights, to be added to its loss. Needs torch only."""
 
-from poise.penalties.family import PENALTIES, Lazy, Penalty
+from poise.penalties.family import OF_WEIGHTS, PENALTIES, Lazy, Penalty
 from poise.penalties.gradient import (
     dragan_penalty,
     input_gradient,
@@ -19,6 +19,7 @@ from poise.penalties.orthogonality import (
 )
 
 __all__ = [
+    "OF_WEIGHTS",
     "PENALTIES",
     "Lazy",
     "Penalty",

@@ -103,6 +103,9 @@ def off_diagonal_weights(weight: float = 1e-4, every: int = 1) -> Lazy:
     return _of(off_diagonal_penalty, every, weight=weight)
 
 
+OF_WEIGHTS = ("orthonormal", "off-diagonal")
+"""penalties that look at weights alone, and so can be a generator's"""
+
 PENALTIES: Builders[Lazy] = Builders(
     "penalty",
     {

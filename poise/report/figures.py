@@ -28,6 +28,7 @@ NETWORKS = {"G": "generator", "D": "discriminator"}
 # What is known of a metric by its name: label, unit of its axis, which direction is better.
 KNOWN = {
     "modes": ("modes covered", "modes", "higher"),
+    "good": ("good points, within 3σ of a mode", "share (unitless)", "higher"),
     "kl": ("reverse KL to the data's modes (nats)", "KL (nats)", "lower"),
     "score_digits": ("Inception-style score, digit classifier", "score (unitless)", "higher"),
     "fd_digits": ("Fréchet distance, digit features", "distance (unitless)", "lower"),

@@ -12,5 +12,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 images 0–255 to float32 in [−1, 1]."""
+    """uint8 images 0–255 to float32 in [−1, 1]; what is float already, such as points in the plane, stays as it is."""
+    if images.is_floating_point():
+        return images.float()
     return images.float().div_(127.5).sub_(1)

@@ -49,7 +49,8 @@ class Sampler:
             y: for a generator with classes: labels, int64 (n,); one class for all; or None for labels drawn uniformly,
                 that of image i by the seed and i.
             seed: which images; the same seed gives the same images. None: others every time.
-            output: "uint8" for 0–255 as (n, H, W, 3), "float" for [−1, 1] as (n, 3, H, W).
+            output: "uint8" for 0–255 as (n, H, W, 3), "float" for [−1, 1] as (n, 3, H, W). Points in the plane are
+                float32 (n, 2) in either case.
             start: number of the first image, to draw a long series in parts.
             truncation: latents beyond this many σ are drawn again, any number above 0 (Brock et al. 2019, section 3.1).
             standing: batch norm normalizes by statistics of this many batches drawn with the same truncation and, where
@@ -78,7 +79,8 @@ class Sampler:
                 else:
                     part = labels(self.generator, seed, start + first, size, y)
                 images = self.generator(z, *(() if part is None else (part.to(self.device),)))
-                parts.append(to_uint8(images).permute(0, 2, 3, 1) if output == "uint8" else images.float())
+                is_uint8 = output == "uint8" and images.ndim == 4
+                parts.append(to_uint8(images).permute(0, 2, 3, 1) if is_uint8 else images.float())
         return torch.cat(parts).contiguous().cpu()
 
     def _check(self, y: Tensor | int | None, n: int) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import save_image
 
+from poise.data import Images
+from poise.training.picture import picture
 from poise.training.run import cut_records, to_line
-
-COLUMNS = 8
 
 
 class RunLog:
@@ -38,9 +38,9 @@ class RunLog:
             if tag not in ("step", "images"):
                 self._board.add_scalar(tag, value, record["step"])
 
-    def write_grid(self, images: Tensor, step: int) -> None:
-        """Save images in [−1, 1], (n, 3, H, W), as ``samples/step-N.png``."""
-        grid = make_grid(images, nrow=COLUMNS, padding=1, normalize=True, value_range=(-1, 1))
+    def write_grid(self, samples: Tensor, step: int, data: Images) -> None:
+        """Save a ``picture`` of samples as ``samples/step-N.png``."""
+        grid = picture(samples, data)
         save_image(grid, self.folder / "samples" / f"step-{step:06d}.png")
         self._board.add_image("samples", grid, step)
 

@@ -6,7 +6,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from poise.losses import LOSSES
 from poise.metrics import can_judge, evaluate
 from poise.monitor import Monitor, Verdict
-from poise.penalties import PENALTIES
+from poise.penalties import PENALTIES, Lazy
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint, hardware
 from poise.training.checkpoint import Checkpoint, Progress
@@ -27,12 +27,13 @@ from poise.training.ema import Ema
 from poise.training.log import RunLog
 from poise.training.optimizers import build_optimizer, rate_factor
 from poise.training.recipe import Recipe
-from poise.training.run import Run, RunError, build, prepare_folder, run_folder, write_text
-from poise.training.sections import Optimizer, RecipeError
+from poise.training.run import Run, RunError, build, build_latent, prepare_folder, run_folder, write_text
+from poise.training.sections import Choice, Optimizer, RecipeError
 from poise.training.step import Players, given
 from poise.training.update import discriminator_update, generator_update
 
 GRID = 64  # images in a sample grid
+POINTS = 1_000  # points in a picture of the plane
 
 
 class TrainingFailed(RuntimeError):
@@ -84,8 +85,11 @@ def train(
             LOSSES[recipe.loss],
             device,
             precision,
-            [PENALTIES.build(penalty.name, **penalty.options) for penalty in recipe.penalties],
+            _penalties(recipe.penalties),
             compiled,
+            augment=recipe.augment,
+            g_penalties=_penalties(recipe.g_penalties),
+            latent=build_latent(recipe),
         )
         prepare_folder(folder, resume, overwrite)
         done = _restore(folder, players, ema, say) if resume else Progress()
@@ -98,8 +102,9 @@ def train(
             say(f"there is no judge for {recipe.data.name}: the run is not evaluated, look at its samples")
 
         monitor = Monitor(generator=generator, discriminator=discriminator)
-        grid = [latents(generator, recipe.seed, 0, GRID, "grid").to(device)]
-        grid += [y.to(device) for y in given(labels(generator, recipe.seed, 0, GRID, stream="grid-label"))]
+        shown = GRID if data.resolution else POINTS
+        grid = [latents(generator, recipe.seed, 0, shown, "grid", players.latent).to(device)]
+        grid += [y.to(device) for y in given(labels(generator, recipe.seed, 0, shown, stream="grid-label"))]
         monitor.verdict = Verdict("healthy", done.step)
         judged = ""
         clock = time.perf_counter() - done.seconds
@@ -127,9 +132,11 @@ def train(
                     if monitor.verdict.is_failing:
                         break
                 if due["sample_every"]:
-                    log.write_grid(_draw(ema, *grid), step)
+                    log.write_grid(_draw(ema, *grid), step, data)
                 if due["evaluate_every"] and can_judge(data):
-                    found = evaluate(Sampler(ema.module), data, recipe.evaluation_samples, with_reference=last)
+                    found = evaluate(
+                        Sampler(ema.module, players.latent), data, recipe.evaluation_samples, with_reference=last
+                    )
                     judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
                     log.write({**at, "seconds": time.perf_counter() - clock, "evaluation": found.to_record()})
                     run.write_json("evaluation.json", {"step": step, **found.to_json()})
@@ -163,6 +170,10 @@ def _optimizer(module: nn.Module, settings: Optimizer, field: str) -> torch.opti
         return build_optimizer(module, settings.name, settings.lr, settings.betas, settings.options)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{field}: {settings.name} cannot be made: {error}") from None
+
+
+def _penalties(chosen: Iterable[Choice]) -> list[Lazy]:
+    return [PENALTIES.build(penalty.name, **penalty.options) for penalty in chosen]
 
 
 def _set_learning_rates(players: Players, recipe: Recipe, step: int) -> None:

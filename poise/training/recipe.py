@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from poise.augmentation import AUGMENTATIONS
 from poise.data import SOURCES
 from poise.losses import LOSSES
 from poise.models import MODELS
 from poise.norms import NORMS
-from poise.penalties import PENALTIES
+from poise.penalties import OF_WEIGHTS, PENALTIES
 from poise.registry import Builders, Registry, nearest
+from poise.sampling import LATENTS
 from poise.training.optimizers import arguments
 from poise.training.sections import Choice, Optimizer, RecipeError, Section, sentence, typed
 
@@ -37,10 +39,16 @@ class Recipe(Section):
     """weight normalization of the discriminator; options are the norm's own (scale, unitless)"""
     g_norm: Choice = Choice(name="none")
     """weight normalization of the generator"""
+    latent: Choice = Choice(name="normal")
+    """distribution of the latents, in training and of all samples; options are its own"""
     loss: str = "non-saturating"
     """adversarial loss: non-saturating, hinge, wasserstein, least-squares, minimax or relativistic"""
     penalties: list[Choice] = Field(default_factory=list)
     """penalties of the discriminator, a list: [{name: r1, gamma: 10, every: 16}]"""
+    g_penalties: list[Choice] = Field(default_factory=list)
+    """penalties of the generator's weights, orthonormal or off-diagonal: [{name: off-diagonal, weight: 1e-4}]"""
+    augment: list[str] = Field(default_factory=list)
+    """differentiable augmentation of what D sees, real and fake, for small sets: [color, translation, cutout]"""
     g_optimizer: Optimizer = Optimizer()
     """the generator's optimizer"""
     d_optimizer: Optimizer = Optimizer()
@@ -90,6 +98,10 @@ class Recipe(Section):
             choice = getattr(self, field)
             object.__setattr__(self, field, choice.checked(registry, field))
         _known("loss", self.loss, LOSSES)
+        for index, kind in enumerate(self.augment):
+            _known(f"augment.{index}", kind, AUGMENTATIONS)
+            if kind in self.augment[:index]:
+                raise RecipeError(f"augment.{index}: {kind!r} is there already; give each kind once")
         for field in ("g_optimizer", "d_optimizer"):
             chosen = getattr(self, field)
             try:
@@ -100,8 +112,16 @@ class Recipe(Section):
             size = getattr(self, field)
             if size is not None and size % self.accumulate:
                 raise RecipeError(f"{field} is {size}; accumulate={self.accumulate} parts need a multiple of that")
-        checked = [choice.checked(PENALTIES, f"penalties.{index}") for index, choice in enumerate(self.penalties)]
-        object.__setattr__(self, "penalties", checked)
+        for field in ("penalties", "g_penalties"):
+            choices = enumerate(getattr(self, field))
+            checked = [choice.checked(PENALTIES, f"{field}.{index}") for index, choice in choices]
+            object.__setattr__(self, field, checked)
+        for index, choice in enumerate(self.g_penalties):
+            if choice.name not in OF_WEIGHTS:
+                raise RecipeError(
+                    f"g_penalties.{index}: {choice.name!r} is of D's gradient; a generator's are of weights: "
+                    + ", ".join(OF_WEIGHTS)
+                )
         return self
 
     @classmethod
@@ -137,7 +157,13 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_REGISTRIES: dict[str, Builders[Any]] = {"data": SOURCES, "model": MODELS, "d_norm": NORMS, "g_norm": NORMS}
+_REGISTRIES: dict[str, Builders[Any]] = {
+    "data": SOURCES,
+    "model": MODELS,
+    "d_norm": NORMS,
+    "g_norm": NORMS,
+    "latent": LATENTS,
+}
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -18,7 +18,7 @@ from typing import Any
 from poise.data import SOURCES, Images
 from poise.models import create
 from poise.norms import normalize
-from poise.sampling import Sampler
+from poise.sampling import LATENTS, Latent, Sampler
 from poise.training import checkpoint
 from poise.training.hardware import choose_device
 from poise.training.recipe import Recipe
@@ -89,7 +89,8 @@ class Run:
         generator, _ = create(self.recipe.model.name, **self.recipe.model.options)
         normalize(generator, self.recipe.g_norm.name, **self.recipe.g_norm.options)
         generator.load_state_dict(checkpoint.load_network(path, network))
-        return Sampler(generator.to(choose_device(device))), checkpoint.check(path, needed).step
+        sampler = Sampler(generator.to(choose_device(device)), build_latent(self.recipe))
+        return sampler, checkpoint.check(path, needed).step
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file of the folder at once; what is not finite becomes null."""
@@ -115,6 +116,13 @@ def build(recipe: Recipe) -> tuple[Any, Any, Images]:
     with _naming("model"):
         networks: tuple[Any, Any] = create(recipe.model.name, **recipe.model.options)
     generator, discriminator = networks
+    if bool(generator.resolution) != bool(data.resolution):
+        made, held = ("images" if size else "points in the plane" for size in (generator.resolution, data.resolution))
+        raise RecipeError(f"model {recipe.model.name} makes {made}, data {recipe.data.name} has {held}: change one")
+    if recipe.augment and not data.resolution:
+        raise RecipeError(
+            f"augment: given {recipe.augment}, but {recipe.data.name} has points, not images: leave it out"
+        )
     if generator.resolution != data.resolution:
         raise RecipeError(
             f"model makes {generator.resolution} pixels, data has {data.resolution}: "
@@ -130,6 +138,12 @@ def build(recipe: Recipe) -> tuple[Any, Any, Images]:
         with _naming(field):
             normalize(network, norm.name, **norm.options)
     return generator, discriminator, data
+
+
+def build_latent(recipe: Recipe) -> Latent:
+    """The distribution of the recipe's latents. Raises RecipeError for options out of range."""
+    with _naming("latent"):
+        return LATENTS.build(recipe.latent.name, **recipe.latent.options)
 
 
 @contextmanager

@@ -8,17 +8,19 @@ autocast where that pays; Adam is one fused kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from poise import noise
+from poise.augmentation import augment
 from poise.losses import AdversarialLoss, auxiliary_classifier_discriminator, auxiliary_classifier_generator
 from poise.norms import weight_penalty
 from poise.penalties import Lazy
-from poise.sampling import to_float
+from poise.sampling import Latent, to_float
 
 
 @dataclass
@@ -37,6 +39,12 @@ class Players:
     """of the discriminator, added to its loss"""
     compiled: bool = False
     """whether the networks run through ``torch.compile``; penalties, which may differentiate twice, do not"""
+    augment: Sequence[str] = ()
+    """kinds of augmentation between images, real or fake, and the discriminator"""
+    g_penalties: Sequence[Lazy] = ()
+    """of the generator's weights, added to its loss"""
+    latent: Latent = noise.normal
+    """distribution of the latents"""
 
     def __post_init__(self) -> None:
         self.generate: Callable[..., Tensor] = self.generator
@@ -51,6 +59,10 @@ class Players:
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def shown(self, images: Tensor, u: Tensor | None) -> Tensor:
+        """What D sees of images: themselves, or augmented by the numbers u, (n, 7)."""
+        return images if u is None else augment(images.float(), self.augment, u)
 
     def judged(self, images: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """D's logits, float32 (n,), and its classifier's, (n, classes), if it has one."""
@@ -73,6 +85,8 @@ def discriminator_gradients(
     fake_y: Tensor | None = None,
     update: int = 0,
     part: tuple[int, int] = (0, 1),
+    u: Tensor | None = None,
+    fake_u: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Gradients of the discriminator's loss and penalties into ``.grad``.
 
@@ -82,6 +96,9 @@ def discriminator_gradients(
         update: number of this discriminator update, by which lazy penalties take turns.
         part: which of how many equal parts of the batch these are; the first forgets earlier gradients, and all add up
             to those of the whole.
+        u, fake_u: what decides the augmentation of real and fake, as ``augmentation.drawn`` gives it; None for none.
+            Penalties see augmented images, as in the authors' CIFAR code (Zhao et al. 2020): they tame D where it is
+            trained. (Their few-shot code takes the gradient before augmentation.)
 
     Returns:
         d_loss, without penalties, and the mean logits of real and fake: scalars on the device, not read back.
@@ -89,9 +106,11 @@ def discriminator_gradients(
     with players.autocast():
         with torch.no_grad():
             fake = players.generate(z, *given(fake_y)).float()
-        images = to_float(real)
+        images, fake = players.shown(to_float(real), u), players.shown(fake, fake_u)
         if players.one_pass:
-            batch = torch.cat([images, fake]).contiguous(memory_format=torch.channels_last)
+            batch = torch.cat([images, fake])
+            if batch.ndim == 4:  # points in the plane have no channels
+                batch = batch.contiguous(memory_format=torch.channels_last)
             labels = None if y is None or fake_y is None else torch.cat([y, fake_y])
             logits, class_logits = players.judged(batch, labels)
             sizes = [len(images), len(fake)]
@@ -127,13 +146,18 @@ def generator_gradients(
     real: Tensor | None = None,
     y: Tensor | None = None,
     part: tuple[int, int] = (0, 1),
+    u: Tensor | None = None,
+    fake_u: Tensor | None = None,
+    update: int = 0,
 ) -> dict[str, Tensor]:
-    """Gradients of the generator's loss into ``.grad``; none for the discriminator. Returns g_loss, not read back.
+    """Gradients of the generator's loss and penalties into ``.grad``; none for the discriminator.
+
+    Returns g_loss, without penalties, not read back.
 
     Args:
         z: latents (n, latent_dim). fake_y: int64 labels (n,), for networks with classes.
         real, y: uint8 images (n, 3, H, W) and their labels, for a loss that looks at real ones too.
-        part: as ``discriminator_gradients`` takes it.
+        part, u, fake_u, update: as ``discriminator_gradients`` takes them.
 
     Raises:
         ValueError: such a loss without them.
@@ -144,16 +168,20 @@ def generator_gradients(
         weight.requires_grad_(False)
     try:
         with players.autocast():
-            logits, class_logits = players.judged(players.generate(z, *given(fake_y)), fake_y)
+            fake = players.shown(players.generate(z, *given(fake_y)), fake_u)
+            logits, class_logits = players.judged(fake, fake_y)
             compared: tuple[Tensor, ...] = ()
             if players.loss.needs_real and real is not None:
                 with torch.no_grad():
-                    compared = (players.judged(to_float(real), y)[0],)
+                    compared = (players.judged(players.shown(to_float(real), u), y)[0],)
             loss = players.loss.generator(logits, *compared)
-            total = loss
+            total = loss + weight_penalty(players.generator)
             if class_logits is not None:
                 assert fake_y is not None
-                total = loss + auxiliary_classifier_generator(class_logits, fake_y)
+                total = total + auxiliary_classifier_generator(class_logits, fake_y)
+            for penalty in players.g_penalties:
+                if penalty.is_due(update):
+                    total = total + penalty(update, players.generator, z)
         if part[0] == 0:
             players.g_optimizer.zero_grad()
         (total / part[1]).backward()

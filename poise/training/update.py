@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poise.augmentation import drawn
 from poise.data import Images
 from poise.sampling import labels, latents
 from poise.training.recipe import Recipe
@@ -18,7 +19,8 @@ def discriminator_update(players: Players, data: Images, recipe: Recipe, update:
         real, y = drawn_real(players, data, first, size)
         z, fake_y = drawn_fake(players, recipe.seed, first, size, "d")
         part = (index, recipe.accumulate)
-        found.append(discriminator_gradients(players, real, z, y, fake_y, update, part))
+        u, fake_u = (drawn_augmentation(players, recipe.seed, first, size, f"d-{kind}") for kind in ("real", "fake"))
+        found.append(discriminator_gradients(players, real, z, y, fake_y, update, part, u, fake_u))
     players.d_optimizer.step()
     return _mean(found)
 
@@ -29,7 +31,8 @@ def generator_update(players: Players, data: Images, recipe: Recipe, update: int
     for index, (first, count) in enumerate(_parts(update, size, recipe.accumulate)):
         z, fake_y = drawn_fake(players, recipe.seed, first, count, "g")
         real, y = drawn_real(players, data, first, count) if players.loss.needs_real else (None, None)
-        found.append(generator_gradients(players, z, fake_y, real, y, (index, recipe.accumulate)))
+        u, fake_u = (drawn_augmentation(players, recipe.seed, first, count, f"g-{kind}") for kind in ("real", "fake"))
+        found.append(generator_gradients(players, z, fake_y, real, y, (index, recipe.accumulate), u, fake_u, update))
     players.g_optimizer.step()
     return _mean(found)
 
@@ -43,9 +46,14 @@ def drawn_real(players: Players, data: Images, first: int, size: int) -> tuple[T
 
 def drawn_fake(players: Players, seed: int, first: int, size: int, player: str) -> tuple[Tensor, Tensor | None]:
     """A player's latents number ``first`` and on, and labels if the generator takes any, on the device."""
-    z = latents(players.generator, seed, first, size, f"{player}-latent")
+    z = latents(players.generator, seed, first, size, f"{player}-latent", players.latent)
     y = labels(players.generator, seed, first, size, stream=f"{player}-label")
     return z.to(players.device), None if y is None else y.to(players.device)
+
+
+def drawn_augmentation(players: Players, seed: int, first: int, size: int, stream: str) -> Tensor | None:
+    """What decides the augmentation of images number ``first`` and on, on the device; None where there is none."""
+    return drawn(seed, stream, first, size).to(players.device, non_blocking=True) if players.augment else None
 
 
 def _parts(update: int, size: int, count: int) -> list[tuple[int, int]]:

@@ -15,11 +15,12 @@ from poise.data import SOURCES
 from poise.models import MODELS
 from poise.norms import NORMS
 from poise.registry import Builders
+from poise.sampling import LATENTS
 from poise.training import Recipe, RecipeError, shipped_recipes
 from poise.training.recipe import fields
 from poise.training.run import build
 
-REGISTRIES: dict[str, Builders[Any]] = {"data": SOURCES, "model": MODELS, "d_norm": NORMS}
+REGISTRIES: dict[str, Builders[Any]] = {"data": SOURCES, "model": MODELS, "d_norm": NORMS, "latent": LATENTS}
 FIELDS = {name: default for name, default, _ in fields()}
 
 
@@ -151,6 +152,8 @@ WRONG: dict[str, tuple[dict[Any, Any], dict[str, Any], list[str]]] = {
     "unknown precision": ({}, {"precision": "fp8"}, ["given 'fp8'", "'auto', 'fp32' or 'bf16'"]),
     "unknown model": ({}, {"model.name": "sngan-cmn"}, ["model: unknown model 'sngan-cmn'", "mean 'sngan-cnn'"]),
     "unknown norm": ({}, {"d_norm": "bsssn"}, ["d_norm: unknown norm 'bsssn'", "mean 'bssn'"]),
+    "unknown latents": ({"latent": "normall"}, {}, ["latent: unknown latent 'normall'", "did you mean 'normal'"]),
+    "option of latents": ({"latent": {"name": "uniform", "hi": 1}}, {}, ["latent 'uniform' has no option 'hi'"]),
     "unknown loss": ({"loss": "hinges"}, {}, ["loss: unknown loss 'hinges'", "mean 'hinge'"]),
     "unknown data": ({"data": {"name": "cifar"}}, {}, ["data: unknown data 'cifar'", "did you mean 'cifar10'"]),
     "unknown optimizer": (

@@ -1,8 +1,8 @@
 """Mixtures of Gaussians in the plane, the usual first test of mode collapse: a ring of them and a grid.
 
 A ring of 8 and a grid of 25 are those of Metz et al. 2017 (arXiv 1611.02163) and of Srivastava et al. 2017 (VEEGAN,
-arXiv 1705.07761). ``covered`` is the latter's measure: a point is good within 3 standard deviations of its nearest
-centre, and a mode is covered if a good point lies at it.
+arXiv 1705.07761). As data they are ``Points``: what others have as images are points here, (n, 2), float32, in units of
+the plane; ``resolution`` is 0. ``poise.metrics.coverage`` judges them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from poise.models.network import positive
-
-MODES = {"ring": 8, "grid": 25}
-"""modes of each toy as it is by default"""
+from poise import noise
 
 
 @dataclass(frozen=True)
@@ -37,21 +34,12 @@ class Mixture:
         return self.centres[modes] + self.std * torch.randn(n, 2, generator=generator, device=device)
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """Attributes: modes, how many are covered, of ``of``; good, the share of good points, from 0 to 1."""
-
-    modes: int
-    of: int
-    good: float
-
-
 def ring(modes: int = 8, radius: float = 2.0, std: float = 0.02) -> Mixture:
     """``modes`` Gaussians at equal angles on a circle about the origin, the first at (radius, 0).
 
     Raises ValueError for modes below 1, or a radius or std that is not above 0.
     """
-    positive(modes=modes)
+    _at_least_one(modes=modes)
     _above_zero(radius=radius, std=std)
     angle = torch.arange(modes) * (2 * math.pi / modes)
     return Mixture(radius * torch.stack([angle.cos(), angle.sin()], 1), std)
@@ -62,22 +50,49 @@ def grid(side: int = 5, spacing: float = 2.0, std: float = 0.05) -> Mixture:
 
     Raises ValueError for a side below 1, or a spacing or std that is not above 0.
     """
-    positive(side=side)
+    _at_least_one(side=side)
     _above_zero(spacing=spacing, std=std)
     ticks = spacing * (torch.arange(side) - (side - 1) / 2)
     return Mixture(torch.cartesian_prod(ticks, ticks), std)
 
 
-def covered(points: Tensor, mixture: Mixture) -> Coverage:
-    """How many modes the points (n, 2) cover, and the share of points that are good (Srivastava et al. 2017).
+class Points:
+    """Points of a mixture as data; the label of a point is its mode. Point i is a pure function of (seed, i).
 
-    Raises ValueError for points of another shape, or none.
+    Args:
+        mixture: what they are drawn from. seed: which of all series.
+        stream: name of the series; different names are independent.
     """
-    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        raise ValueError(f"points have shape {tuple(points.shape)}; give (n, 2) with n at least 1")
-    distance, nearest = torch.cdist(points.double(), mixture.centres.double()).min(1)
-    good = distance <= 3 * mixture.std
-    return Coverage(len(nearest[good].unique()), len(mixture.centres), float(good.float().mean()))
+
+    resolution = 0
+
+    def __init__(self, mixture: Mixture, seed: int = 0, stream: str = "points") -> None:
+        self.mixture, self.seed, self.stream = mixture, seed, stream
+        self.num_classes = len(mixture.centres)
+
+    def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """Points number ``start`` to ``start + size``: float32 (size, 2) and int64 labels (size,)."""
+        positions = torch.arange(start, start + size)
+        modes = noise.integers(self.seed, f"{self.stream}-mode", positions, 1, self.num_classes)[:, 0]
+        return self.mixture.centres[modes] + self.mixture.std * noise.normal(
+            self.seed, self.stream, positions, 2
+        ), modes
+
+
+def ring2d(modes: int = 8, radius: float = 2.0, std: float = 0.02, seed: int = 0) -> Points:
+    """Gaussians on a ring in the plane, without end; points for the model mlp (Metz et al. 2017)."""
+    return Points(ring(modes, radius, std), seed, "ring2d")
+
+
+def grid2d(side: int = 5, spacing: float = 2.0, std: float = 0.05, seed: int = 0) -> Points:
+    """Gaussians on a square grid in the plane, without end; points for the model mlp (Srivastava et al. 2017)."""
+    return Points(grid(side, spacing, std), seed, "grid2d")
+
+
+def _at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
 
 
 def _above_zero(**sizes: float) -> None:
