@@ -35,19 +35,25 @@ def train(
             write_page(folder)
 
 
-def evaluate(run: Run | str | Path, samples: int | None = None, seed: int = 0, network: str = "ema") -> dict[str, Any]:
+def evaluate(
+    run: Run | str | Path,
+    samples: int | None = None,
+    seed: int = 0,
+    network: str = "ema",
+    checkpoint: str | int = "newest",
+) -> dict[str, Any]:
     """Judge a run's generator and keep the result in its ``evaluation.json``.
 
     Args:
         run: a run or its folder.
         samples: images to draw; the recipe's ``evaluation_samples`` by default.
-        seed: which images. network: "ema" or "generator".
+        seed: which images. network: "ema" or "generator". checkpoint: "newest", "best" or a step.
 
     Returns:
         What is kept: samples, seed, extractor, seconds, and each metric's value, unit, better direction and reference.
     """
     run = run if isinstance(run, Run) else Run(run)
-    sampler, step = run.sampler_and_step(network)
+    sampler, step = run.sampler_and_step(network, checkpoint=checkpoint)
     samples = run.recipe.evaluation_samples if samples is None else samples
     found = judge(sampler, run.data(), samples, seed, with_reference=True)
     kept = {"step": step, "network": network, **found.to_json()}
@@ -70,6 +76,7 @@ def sample_grid(
     y: int | None = None,
     truncation: float | None = None,
     standing: int = 0,
+    checkpoint: str | int = "newest",
 ) -> Path:
     """Draw ``n`` images of a run's generator into one PNG, 8 to a row, and return its path.
 
@@ -78,6 +85,7 @@ def sample_grid(
         zoom: each pixel becomes zoom × zoom of the picture, 1 to 64.
         y, truncation, standing: as ``Sampler.sample`` takes them: one class, the latents' threshold in σ, and batches
             for batch norm's standing statistics.
+        checkpoint: "newest", "best" or a step.
     """
     from torchvision.utils import make_grid, save_image
 
@@ -87,7 +95,8 @@ def sample_grid(
         raise ValueError(f"out is {str(out)!r}; a grid is saved as .png")
     if not 1 <= zoom <= 64:
         raise ValueError(f"zoom is {zoom}; allowed: 1 to 64 screen pixels a pixel")
-    images = run.sampler(network).sample(n, y, seed, "float", truncation=truncation, standing=standing)
+    sampler = run.sampler(network, checkpoint=checkpoint)
+    images = sampler.sample(n, y, seed, "float", truncation=truncation, standing=standing)
     grid = make_grid(images, nrow=8, padding=1, normalize=True, value_range=(-1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_image(grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), out)

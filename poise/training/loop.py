@@ -22,6 +22,7 @@ from poise.monitor import Monitor, Verdict
 from poise.penalties import PENALTIES
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint, hardware
+from poise.training.best import better
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.ema import Ema
 from poise.training.log import RunLog
@@ -73,6 +74,8 @@ def train(
     with torch.random.fork_rng():  # the caller's random numbers are not ours to spend
         torch.manual_seed(recipe.seed)
         generator, discriminator, data = build(recipe)
+        if recipe.best_by not in ("auto", "none") and not can_judge(data):
+            raise RecipeError(f"best_by is {recipe.best_by}, but there is no judge for {recipe.data.name}; set none")
         generator, discriminator = generator.to(device), discriminator.to(device)
         ema = Ema(generator, recipe.ema_half_life, recipe.ema_start)
         players = Players(
@@ -116,6 +119,8 @@ def train(
                 stopping = stop.is_set() and step < recipe.steps
                 last = step == recipe.steps
                 due = {every: last or step % getattr(recipe, every) == 0 for every in _CADENCES}
+                due["checkpoint_every"] |= recipe.keep_every is not None and step % recipe.keep_every == 0
+                best = done.best
                 at = {"step": step, "images": step * recipe.n_dis * recipe.batch_size}
                 if due["log_every"] or due["checkpoint_every"] or stopping:
                     gradients = monitor.gradient_norms("G") | monitor.gradient_norms("D")
@@ -131,9 +136,11 @@ def train(
                     judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
                     log.write({**at, "seconds": time.perf_counter() - clock, "evaluation": found.to_record()})
                     run.write_json("evaluation.json", {"step": step, **found.to_json()})
-                if due["checkpoint_every"] or stopping:
-                    done = Progress(step, at["images"], time.perf_counter() - clock)
-                    checkpoint.save(run.checkpoints, _snapshot(players, ema, done))
+                    best = better(best, step, found.values, recipe.best_by)
+                if due["checkpoint_every"] or stopping or best != done.best:
+                    done = Progress(step, at["images"], time.perf_counter() - clock, best)
+                    keep = recipe.keep_checkpoints, recipe.keep_every
+                    checkpoint.save(run.checkpoints, _snapshot(players, ema, done), *keep)
                 ticks.update()
                 if stopping:
                     break

@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from poise.data import SOURCES
 from poise.losses import LOSSES
+from poise.metrics import MEASURES
 from poise.models import MODELS
 from poise.norms import NORMS
 from poise.penalties import PENALTIES
@@ -74,7 +75,13 @@ class Recipe(Section):
     sample_every: PositiveInt = 1_000
     """steps between sample grids"""
     checkpoint_every: PositiveInt = 1_000
-    """steps between checkpoints; the last two are kept"""
+    """steps between checkpoints"""
+    keep_checkpoints: PositiveInt = 2
+    """newest checkpoints kept; with 1 there is none to fall back on where a disk damages it"""
+    keep_every: PositiveInt | None = None
+    """steps between checkpoints that are kept for good; None: none is"""
+    best_by: str = "auto"
+    """measure by which the best checkpoint is kept: its name, auto (the judge's Fréchet distance) or none"""
     evaluate_every: PositiveInt = 1_000
     """steps between judgements of the EMA generator; the last step is always judged"""
     evaluation_samples: Annotated[int, Field(ge=2)] = 10_000
@@ -88,6 +95,8 @@ class Recipe(Section):
             choice = getattr(self, field)
             object.__setattr__(self, field, choice.checked(registry, field))
         _known("loss", self.loss, LOSSES)
+        if self.best_by not in ("auto", "none"):
+            _known("best_by", self.best_by, Registry("measure", MEASURES))
         for field in ("g_optimizer", "d_optimizer"):
             chosen = getattr(self, field)
             try:

@@ -19,7 +19,7 @@ from poise.data import SOURCES, Images
 from poise.models import create
 from poise.norms import normalize
 from poise.sampling import Sampler
-from poise.training import checkpoint
+from poise.training.checkpoint import check, find, load_network
 from poise.training.hardware import choose_device
 from poise.training.recipe import Recipe
 from poise.training.sections import RecipeError
@@ -66,46 +66,50 @@ class Run:
         """The source the run was trained on."""
         return SOURCES.build(self.recipe.data.name, **self.recipe.data.options, **_seeded(self.recipe))
 
-    def sampler(self, network: str = "ema", device: str = "auto") -> Sampler:
+    def sampler(self, network: str = "ema", device: str = "auto", checkpoint: str | int = "newest") -> Sampler:
         """The trained generator; arguments and errors as ``sampler_and_step``."""
-        return self.sampler_and_step(network, device)[0]
+        return self.sampler_and_step(network, device, checkpoint)[0]
 
-    def sampler_and_step(self, network: str = "ema", device: str = "auto") -> tuple[Sampler, int]:
-        """The trained generator from the newest checkpoint that holds it whole, and the step it is from.
+    def sampler_and_step(
+        self, network: str = "ema", device: str = "auto", checkpoint: str | int = "newest"
+    ) -> tuple[Sampler, int]:
+        """The trained generator from a checkpoint that holds it whole, and the step it is from.
 
         Args:
             network: "ema" for the averaged weights, "generator" for the last ones.
             device: as in a recipe.
+            checkpoint: "newest", "best" (by the recipe's ``best_by``), or a step.
 
         Raises:
-            CheckpointError: none is usable. A damaged newer one is passed over with a warning.
+            CheckpointError: it is not usable. A damaged newest one is passed over with a warning.
         """
         if network not in ("ema", "generator"):
             raise ValueError(f"network is {network!r}; allowed: 'ema' (averaged weights) and 'generator' (last ones)")
         needed = [f"{network}.safetensors"]
-        path, complaints = checkpoint.newest(self.checkpoints, needed)
+        path, complaints = find(self.checkpoints, checkpoint, needed)
         for complaint in complaints:
             warnings.warn(complaint, stacklevel=3)
         generator, _ = create(self.recipe.model.name, **self.recipe.model.options)
         normalize(generator, self.recipe.g_norm.name, **self.recipe.g_norm.options)
-        generator.load_state_dict(checkpoint.load_network(path, network))
-        return Sampler(generator.to(choose_device(device))), checkpoint.check(path, needed).step
+        generator.load_state_dict(load_network(path, network))
+        return Sampler(generator.to(choose_device(device))), check(path, needed).step
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file of the folder at once; what is not finite becomes null."""
         write_text(self.path / name, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
-def load(path: str | Path, network: str = "ema", device: str = "auto") -> Sampler:
+def load(path: str | Path, network: str = "ema", device: str = "auto", checkpoint: str | int = "newest") -> Sampler:
     """The trained generator of a run: ``poise.load("runs/x").sample(64, seed=0)`` → uint8 (64, H, W, 3).
 
     Args:
         path: a run folder. network: "ema" or "generator". device: "auto", "cpu", "cuda" …
+        checkpoint: "newest", "best" (by the recipe's ``best_by``), or a step.
 
     Raises:
         RunError: no run there. CheckpointError: no usable checkpoint.
     """
-    return Run(path).sampler(network, device)
+    return Run(path).sampler(network, device, checkpoint)
 
 
 def build(recipe: Recipe) -> tuple[Any, Any, Images]:
