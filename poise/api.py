@@ -10,6 +10,7 @@ from poise.metrics import evaluate as judge
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
+from poise.training.disk import is_full
 
 
 def train(
@@ -32,7 +33,12 @@ def train(
         return run_training(recipe, folder, resume=resume, overwrite=overwrite, bar=bar, say=say)
     finally:
         if _changed(folder) != before:  # not where the folder was refused
-            write_page(folder)
+            try:
+                write_page(folder)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                say(f"report.html was not written, the disk is full; with room, poise report {folder} writes it")
 
 
 def evaluate(

@@ -42,6 +42,8 @@ class Progress:
     """wall time spent, over all sittings"""
     best: Best | None = None
     """the best judgement so far"""
+    rollbacks: int = 0
+    """times the run returned to a checkpoint because its numbers were not finite"""
 
 
 @dataclass(frozen=True)

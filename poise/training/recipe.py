@@ -82,6 +82,12 @@ class Recipe(Section):
     """steps between checkpoints that are kept for good; None: none is"""
     best_by: str = "auto"
     """measure by which the best checkpoint is kept: its name, auto (the judge's Fréchet distance) or none"""
+    on_disk_full: Literal["stop", "continue"] = "stop"
+    """when there is no room to write: stop with the last checkpoint, or continue without what could not be written"""
+    on_failure: Literal["stop", "rollback"] = "stop"
+    """when a loss, gradient or weight is not finite: stop, or rollback to the last checkpoint with halved rates"""
+    max_rollbacks: PositiveInt = 3
+    """times a run may roll back before it stops"""
     evaluate_every: PositiveInt = 1_000
     """steps between judgements of the EMA generator; the last step is always judged"""
     evaluation_samples: Annotated[int, Field(ge=2)] = 10_000

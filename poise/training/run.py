@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
@@ -170,10 +171,19 @@ def prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
     if holds_run and not overwrite:
         raise RunError(f"{out} holds a run; --resume goes on with it, --overwrite deletes it and starts anew")
     if holds_run:
-        shutil.rmtree(out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        _delete(out)
+    elif out.exists() and (not out.is_dir() or any(path.name != ".recipe.yaml.unfinished" for path in out.iterdir())):
         raise RunError(f"{out} exists and is no run; give a new or empty folder as --out")
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _delete(out: Path) -> None:
+    """Empty a run folder, its recipe last: a crash in between leaves something that can still be overwritten."""
+    for path in sorted(out.iterdir(), key=lambda path: path.name == "recipe.yaml"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -200,9 +210,21 @@ def to_line(record: dict[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file at once. Raises OSError where it cannot be, and then leaves the old one and nothing else."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _finite(value: Any) -> Any:
