@@ -65,8 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 2, keep_every: int | 
         OSError, SafetensorError, RuntimeError: it cannot be written; nothing of it is left, and no other is touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".step-*"):  # by a crash
-        shutil.rmtree(left, ignore_errors=True)
+    _clear(folder)
     final = folder / f"step-{checkpoint.progress.step}"
     unfinished = folder / f".{final.name}.unfinished"
     unfinished.mkdir()
@@ -80,11 +79,23 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 2, keep_every: int | 
     _flush(folder)
     if dropped:
         shutil.rmtree(dropped)
-    wanted = _wanted(folder, checkpoint.progress.step, keep, keep_every)
+    prune(folder, checkpoint.progress.step, keep, keep_every)
+    return final
+
+
+def prune(folder: Path, last: int, keep: int = 2, keep_every: int | None = None) -> None:
+    """Drop what ``save`` drops after the checkpoint of step ``last``, and what a crash left half dropped."""
+    _clear(folder)
+    wanted = _wanted(folder, last, keep, keep_every)
     for step in steps(folder):
         if step not in wanted:
             shutil.rmtree(_rename_away(folder / f"step-{step}"))
-    return final
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a crash left without a name."""
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:

@@ -23,7 +23,7 @@ from poise.monitor import Monitor, Verdict
 from poise.penalties import PENALTIES
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint, hardware
-from poise.training.best import better
+from poise.training.best import better, measure_for
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.disk import Disk, DiskFull
 from poise.training.ema import Ema
@@ -151,6 +151,9 @@ def train(
                     log.write_grid(_draw(ema, *grid), step)
                 if due["evaluate_every"] and can_judge(data):
                     found = evaluate(Sampler(ema.module), data, recipe.evaluation_samples, with_reference=last)
+                    if not judged and recipe.best_by != "none" and not measure_for(recipe.best_by, found.values):
+                        given_by = f"the judge gives {', '.join(found.values)}"
+                        say(f"best_by is {recipe.best_by}, but {given_by}: no best checkpoint is kept")
                     judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
                     log.write({**at, "seconds": time.perf_counter() - clock, "evaluation": found.to_record()})
                     with disk.writing("evaluation.json"):
@@ -239,6 +242,8 @@ def _resumed(folder: Path, recipe: Recipe, players: Players, ema: Ema, say: Call
         return Progress()
     done = _restore(folder, players, ema, say)
     say(f"resuming after step {done.step}")
+    if checkpoint.steps(folder / "checkpoints")[-1] == done.step:  # a crash may have come before this
+        checkpoint.prune(folder / "checkpoints", done.step, recipe.keep_checkpoints, recipe.keep_every)
     if logged < done.step:
         say(f"metrics.jsonl ends at step {logged} or is damaged there: its lines up to step {done.step} are lost")
     return done
