@@ -49,6 +49,11 @@ class Run:
             self.recipe = Recipe.load(self.path / "recipe.yaml")
         except RecipeError as error:
             raise RunError(f"{self.path / 'recipe.yaml'} is damaged: {error}") from None
+        if not self.recipe.versions:  # they are its end, and what is left of a cut recipe may well be a recipe
+            raise RunError(
+                f"{self.path / 'recipe.yaml'} is damaged: it was cut short, its end, versions, is missing; "
+                "put it right by hand, or train again with --overwrite"
+            )
 
     @property
     def checkpoints(self) -> Path:

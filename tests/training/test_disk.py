@@ -77,7 +77,7 @@ def test_stopping_is_one_line_and_other_errors_are_themselves(tmp_path: Path) ->
     )
     for when in ("stop", "continue"):
         with pytest.raises(PermissionError):
-            fails(Disk(tmp_path, when, print), "x", PermissionError(errno.EACCES, "no"))  # type: ignore[arg-type]
+            fails(Disk(tmp_path, when, print), "x", PermissionError(errno.EACCES, "no"))
 
 
 @pytest.fixture
