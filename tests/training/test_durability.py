@@ -116,7 +116,9 @@ def test_a_run_killed_before_a_change_of_the_disk(part: float, whole: Whole, for
     goes_on_as_if_nothing_had_been(whole, forker, out)
 
 
-MOMENTS = [random.Random(5).random() for _ in range(20)]
+DRAW = random.Random(5)
+MOMENTS = [(place + DRAW.random()) / 10 for _ in range(2) for place in range(10)]
+"""shares of the whole run, ten of them one in each tenth, twice"""
 
 
 @pytest.mark.slow
