@@ -10,6 +10,7 @@ from poise.metrics import evaluate as judge
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
+from poise.training.disk import is_full
 from poise.training.picture import picture
 
 
@@ -33,22 +34,33 @@ def train(
         return run_training(recipe, folder, resume=resume, overwrite=overwrite, bar=bar, say=say)
     finally:
         if _changed(folder) != before:  # not where the folder was refused
-            write_page(folder)
+            try:
+                write_page(folder)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                say(f"report.html was not written, the disk is full; with room, poise report {folder} writes it")
 
 
-def evaluate(run: Run | str | Path, samples: int | None = None, seed: int = 0, network: str = "ema") -> dict[str, Any]:
+def evaluate(
+    run: Run | str | Path,
+    samples: int | None = None,
+    seed: int = 0,
+    network: str = "ema",
+    checkpoint: str | int = "newest",
+) -> dict[str, Any]:
     """Judge a run's generator and keep the result in its ``evaluation.json``.
 
     Args:
         run: a run or its folder.
         samples: images to draw; the recipe's ``evaluation_samples`` by default.
-        seed: which images. network: "ema" or "generator".
+        seed: which images. network: "ema" or "generator". checkpoint: "newest", "best" or a step.
 
     Returns:
         What is kept: samples, seed, extractor, seconds, and each metric's value, unit, better direction and reference.
     """
     run = run if isinstance(run, Run) else Run(run)
-    sampler, step = run.sampler_and_step(network)
+    sampler, step = run.sampler_and_step(network, checkpoint=checkpoint)
     samples = run.recipe.evaluation_samples if samples is None else samples
     found = judge(sampler, run.data(), samples, seed, with_reference=True)
     kept = {"step": step, "network": network, **found.to_json()}
@@ -71,6 +83,7 @@ def sample_grid(
     y: int | None = None,
     truncation: float | None = None,
     standing: int = 0,
+    checkpoint: str | int = "newest",
 ) -> Path:
     """Draw ``n`` images of a run's generator into one PNG, 8 to a row, and return its path.
 
@@ -79,6 +92,7 @@ def sample_grid(
         zoom: each pixel becomes zoom × zoom of the picture, 1 to 64; points in the plane have a picture of one size.
         y, truncation, standing: as ``Sampler.sample`` takes them: one class, the latents' threshold in σ, and batches
             for batch norm's standing statistics.
+        checkpoint: "newest", "best" or a step.
     """
     from torchvision.utils import make_grid, save_image
 
@@ -88,7 +102,8 @@ def sample_grid(
         raise ValueError(f"out is {str(out)!r}; a grid is saved as .png")
     if not 1 <= zoom <= 64:
         raise ValueError(f"zoom is {zoom}; allowed: 1 to 64 screen pixels a pixel")
-    images = run.sampler(network).sample(n, y, seed, "float", truncation=truncation, standing=standing)
+    sampler = run.sampler(network, checkpoint=checkpoint)
+    images = sampler.sample(n, y, seed, "float", truncation=truncation, standing=standing)
     if images.ndim == 2:  # points in the plane: a picture with axes and a size of its own
         grid, zoom = picture(images, run.data()), 1
     else:

@@ -73,7 +73,7 @@ def _train(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 def _sample(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import sample_grid
 
-    how = (arguments.zoom, arguments.label, arguments.truncation, arguments.standing)
+    how = (arguments.zoom, arguments.label, arguments.truncation, arguments.standing, arguments.checkpoint)
     print(sample_grid(arguments.run, arguments.out, arguments.n, arguments.seed, arguments.network, *how))
     return 0
 
@@ -81,7 +81,8 @@ def _sample(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import evaluate
 
-    _print_evaluation(evaluate(arguments.run, arguments.samples, arguments.seed, arguments.network))
+    which = (arguments.network, arguments.checkpoint)
+    _print_evaluation(evaluate(arguments.run, arguments.samples, arguments.seed, *which))
     return 0
 
 
@@ -205,6 +206,9 @@ def _parser() -> _Parser:
         made[name].add_argument("--seed", type=int, default=0, help="which images (default: 0)")
         made[name].add_argument(
             "--network", choices=("ema", "generator"), default="ema", help="averaged or last weights (default: ema)"
+        )
+        made[name].add_argument(
+            "--checkpoint", metavar="WHICH", default="newest", help="newest, best or a step (default: newest)"
         )
     made["sample"].add_argument("-n", type=int, default=64, metavar="N", help="images (default: 64)")
     made["sample"].add_argument("--zoom", type=int, default=4, metavar="N", help="screen pixels a pixel (default: 4)")

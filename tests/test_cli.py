@@ -69,6 +69,10 @@ def test_train_sample_evaluate_and_report(tmp_path: Path, capsys: pytest.Capture
     kept = json.loads((run / "evaluation.json").read_text())
     assert (kept["samples"], kept["seed"], kept["network"], kept["step"]) == (30, 2, "generator", 3)
 
+    for which in ("best", "3"):
+        assert poise("evaluate", run, "--samples", 30, "--checkpoint", which) == 0
+        assert "judged at step 3" in capsys.readouterr().out
+
     (run / "report.html").unlink()
     assert poise("report", run) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
@@ -254,6 +258,13 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "one sample": (["evaluate", "{run}", "--samples", "1"], 2, "samples is 1; .*at least 2"),
     "no sample": (["evaluate", "{run}", "--samples", "0"], 2, "samples is 0; .*at least 2"),
     "no checkpoint": (["sample", "{bare}"], 1, "holds no checkpoint; no checkpoint is usable"),
+    "no such step": (["sample", "{run}", "--checkpoint", "5"], 1, "holds no checkpoint of step 5; it holds 4, 6"),
+    "a checkpoint of no kind": (
+        ["evaluate", "{run}", "--checkpoint", "bets"],
+        2,
+        "is 'bets'; allowed: 'newest', 'best'",
+    ),
+    "an unknown measure": (["train", "stacked-digits", "--best-by", "fd_digit"], 2, "did you mean 'fd_digits'"),
     "a word too many": (["norms", "bssn"], 2, "'bssn'"),
     "a truncation of nothing": (["sample", "{run}", "--truncation", "0"], 2, "threshold is 0.0; latents are truncated"),
     "a class of none": (["sample", "{run}", "--label", "3"], 2, "has no classes"),

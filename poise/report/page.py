@@ -108,15 +108,19 @@ def read_recipe(run: Path) -> dict[str, Any]:
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Training records, evaluation records (each by rising step) and notes on lines that could not be read.
 
-    A resumed run writes some steps again: what it wrote later replaces what it wrote before.
+    A resumed run writes some steps again: what it wrote later replaces what it wrote before. A return to an earlier
+    checkpoint is a note.
     """
     kinds: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    unread = 0
+    unread, returns = 0, []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in filter(str.strip, text.split("\n")):
         record = _parsed(line)
         if record is None or not isinstance(record.get("step"), int):
             unread += 1
+            continue
+        if isinstance(record.get("rollback"), dict):
+            returns.append(_returned(record["rollback"]))
             continue
         records = kinds[isinstance(record.get("evaluation"), dict)]
         while records and records[-1]["step"] >= record["step"]:
@@ -124,7 +128,12 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
         records.append(record)
     lines = "1 line" if unread == 1 else f"{unread} lines"
     notes = [f"{lines} of metrics.jsonl could not be read (cut short?) and left out."] if unread else []
-    return *kinds, notes
+    return *kinds, notes + returns
+
+
+def _returned(event: Record) -> str:
+    back = f"Rolled back from step {number(event.get('from'))} to {number(event.get('to'))}"
+    return f"{back}: {event.get('evidence')}; learning rates × {number(event.get('rate_scale'))} from there."
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

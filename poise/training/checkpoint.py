@@ -2,8 +2,8 @@
 
 ``checkpoints/step-N/`` holds ``generator.safetensors``, ``discriminator.safetensors``, ``ema.safetensors``,
 ``optimizers.pt`` (optimizer and random state) and ``state.json`` (counters and a SHA-256 of every other file). It is
-written under a temporary name, flushed to disk and renamed; the one before it is kept. Nothing is ever unpickled but
-through torch's ``weights_only``.
+written under a temporary name, flushed to disk and renamed; the one before it is kept. What is dropped loses its name
+before its files. Nothing is ever unpickled but through torch's ``weights_only``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from poise.training.best import Best
+
 NETWORKS = ("generator", "discriminator", "ema")
-KEPT = 2
 
 
 class CheckpointError(RuntimeError):
@@ -39,6 +40,10 @@ class Progress:
     """real images shown to the discriminator"""
     seconds: float = 0.0
     """wall time spent, over all sittings"""
+    best: Best | None = None
+    """the best judgement so far"""
+    rollbacks: int = 0
+    """times the run returned to a checkpoint because its numbers were not finite"""
 
 
 @dataclass(frozen=True)
@@ -50,31 +55,82 @@ class Checkpoint:
     progress: Progress
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/step-N`` whole, then drop all but the newest two. Returns its path."""
+def save(folder: Path, checkpoint: Checkpoint, keep: int = 2, keep_every: int | None = None) -> Path:
+    """Write ``folder/step-N`` whole, then drop what is no longer wanted. Returns its path.
+
+    Kept are the newest ``keep``, the best by the account of each of these, and those of steps that ``keep_every``
+    divides. Checkpoints of later steps are dropped: a run that saves this one went on from before them.
+
+    Raises:
+        OSError, SafetensorError, RuntimeError: it cannot be written; nothing of it is left, and no other is touched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     final = folder / f"step-{checkpoint.progress.step}"
     unfinished = folder / f".{final.name}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
+    try:
+        _write(unfinished, checkpoint)
+        dropped = _rename_away(final) if final.exists() else None
+        unfinished.rename(final)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    _flush(folder)
+    if dropped:
+        shutil.rmtree(dropped)
+    prune(folder, checkpoint.progress.step, keep, keep_every)
+    return final
+
+
+def prune(folder: Path, last: int, keep: int = 2, keep_every: int | None = None) -> None:
+    """Drop what ``save`` drops after the checkpoint of step ``last``, and what a crash left half dropped."""
+    _clear(folder)
+    wanted = _wanted(folder, last, keep, keep_every)
+    for step in steps(folder):
+        if step not in wanted:
+            shutil.rmtree(_rename_away(folder / f"step-{step}"))
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a crash left without a name."""
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    """All files of a checkpoint, flushed to disk."""
     for name, tensors in checkpoint.networks.items():
         # Cloned: two names of one tensor, as of a shared γ, are two tensors in the file.
         separate = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        save_file(separate, unfinished / f"{name}.safetensors")
-    torch.save(checkpoint.optimizers, unfinished / "optimizers.pt")
-    sums = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
+        save_file(separate, folder / f"{name}.safetensors")
+    with (folder / "optimizers.pt").open("wb") as file:  # opened here, so that a full disk is an OSError
+        torch.save(checkpoint.optimizers, file)
+    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     state = _signed({**asdict(checkpoint.progress), "sha256": sums})
-    (unfinished / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    for path in unfinished.iterdir():
+    (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for path in folder.iterdir():
         _flush(path)
-    _flush(unfinished)
-    if final.exists():
-        shutil.rmtree(final)
-    unfinished.rename(final)
     _flush(folder)
-    for old in steps(folder)[:-KEPT]:
-        shutil.rmtree(folder / f"step-{old}")
-    return final
+
+
+def _wanted(folder: Path, last: int, keep: int, keep_every: int | None) -> set[int]:
+    """Steps of the checkpoints to keep after saving that of step ``last``."""
+    earlier = [step for step in steps(folder) if step <= last]
+    wanted = set(earlier[-keep:])
+    for step in earlier[-keep:]:
+        try:
+            best = check(folder / f"step-{step}", needed=()).best
+        except CheckpointError:
+            continue
+        wanted |= {best.step} if best else set()
+    return wanted | {step for step in earlier if keep_every and step and step % keep_every == 0}
+
+
+def _rename_away(path: Path) -> Path:
+    """Take a checkpoint's name, so that a crash while its files are deleted leaves no half of one under it."""
+    dropped = path.with_name(f".{path.name}.dropped")
+    return path.rename(dropped)
 
 
 def steps(folder: Path) -> list[int]:
@@ -99,7 +155,7 @@ def check(path: Path, needed: Collection[str] | None = None) -> Progress:
         state = json.loads(state_path.read_text(encoding="utf-8"))
         if state != _signed({name: value for name, value in state.items() if name != "state"}):
             raise ValueError
-        sums, progress = state["sha256"], Progress(*(state[field.name] for field in fields(Progress)))
+        sums, progress = state["sha256"], _progress(state)
     except OSError:
         raise CheckpointError(f"{state_path} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -138,6 +194,41 @@ def newest(folder: Path, needed: Collection[str] | None = None) -> tuple[Path, l
     )
 
 
+def find(folder: Path, which: str | int = "newest", needed: Collection[str] | None = None) -> tuple[Path, list[str]]:
+    """The checkpoint asked for, its ``needed`` files (all by default) whole, and a line for each one passed over.
+
+    Args:
+        which: "newest", "best", or a step. Of the newest, damaged ones are passed over; of the others they are errors.
+
+    Raises:
+        CheckpointError: it is not there or damaged.
+        ValueError: ``which`` is none of the three.
+    """
+    if which == "newest":
+        return newest(folder, needed)
+    there = ", ".join(map(str, steps(folder))) or "none"
+    if which == "best":
+        path, complaints = newest(folder, needed=())
+        best = check(path, needed=()).best
+        if best is None:
+            raise CheckpointError(
+                f"{folder} has no best checkpoint: none was judged, or best_by is none; there are newest and {there}"
+            )
+        step = best.step
+    elif str(which).isdecimal():
+        step, complaints = int(which), []
+    else:
+        raise ValueError(f"checkpoint is {which!r}; allowed: 'newest', 'best' or a step, one of {there}")
+    path = folder / f"step-{step}"
+    if not path.is_dir():
+        raise CheckpointError(f"{folder} holds no checkpoint of step {step}; it holds {there}")
+    try:
+        check(path, needed)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; give another checkpoint: newest, or one of {there}") from None
+    return path, complaints
+
+
 def load_network(path: Path, name: str) -> dict[str, Tensor]:
     """State dict of one network ("generator", "discriminator", "ema") of a checkpoint that ``newest`` gave."""
     return load_file(path / f"{name}.safetensors")
@@ -149,6 +240,12 @@ def load(path: Path) -> Checkpoint:
     networks = {name: load_network(path, name) for name in NETWORKS}
     optimizers = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
     return Checkpoint(networks, optimizers, progress)
+
+
+def _progress(state: dict[str, Any]) -> Progress:
+    known = {field.name: state[field.name] for field in fields(Progress) if field.name in state}
+    best = known.pop("best", None)
+    return Progress(**known, best=Best(**best) if best else None)
 
 
 def _signed(state: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from poise.monitor import Monitor, Verdict
 from poise.penalties import PENALTIES, Lazy
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint, hardware
+from poise.training.best import better, measure_for
 from poise.training.checkpoint import Checkpoint, Progress
+from poise.training.disk import Disk, DiskFull
 from poise.training.ema import Ema
 from poise.training.log import RunLog
 from poise.training.optimizers import build_optimizer, rate_factor
 from poise.training.recipe import Recipe
+from poise.training.recovery import rate_scale, roll_back, unsound
 from poise.training.run import Run, RunError, build, build_latent, prepare_folder, run_folder, write_text
 from poise.training.sections import Choice, Optimizer, RecipeError
 from poise.training.step import Players, given
@@ -62,7 +66,8 @@ def train(
 
     Raises:
         RecipeError, RunError, CheckpointError: one line each, before anything is trained.
-        TrainingFailed: a loss, gradient or σ is not finite; the last checkpoint is from before.
+        TrainingFailed: a loss, gradient, σ or weight is not finite; the last checkpoint is from before.
+        DiskFull: there is no room for a file and the run was to stop, or there was none for its last checkpoint.
         KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and a checkpoint written.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
@@ -75,6 +80,8 @@ def train(
     with torch.random.fork_rng():  # the caller's random numbers are not ours to spend
         torch.manual_seed(recipe.seed)
         generator, discriminator, data = build(recipe)
+        if recipe.best_by not in ("auto", "none") and not can_judge(data):
+            raise RecipeError(f"best_by is {recipe.best_by}, but there is no judge for {recipe.data.name}; set none")
         generator, discriminator = generator.to(device), discriminator.to(device)
         ema = Ema(generator, recipe.ema_half_life, recipe.ema_start)
         players = Players(
@@ -92,7 +99,7 @@ def train(
             latent=build_latent(recipe),
         )
         prepare_folder(folder, resume, overwrite)
-        done = _restore(folder, players, ema, say) if resume else Progress()
+        done = _resumed(folder, recipe, players, ema, say) if resume else Progress()
         recipe = recipe.model_copy(update={"precision": precision, "compile": compiled, "versions": _versions(device)})
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         run = Run(folder)
@@ -107,14 +114,20 @@ def train(
         grid += [y.to(device) for y in given(labels(generator, recipe.seed, 0, shown, stream="grid-label"))]
         monitor.verdict = Verdict("healthy", done.step)
         judged = ""
+        disk = Disk(folder, recipe.on_disk_full, say)
+        keep = recipe.keep_checkpoints, recipe.keep_every
+        if recipe.on_failure == "rollback" and done.step == 0:
+            checkpoint.save(run.checkpoints, _snapshot(players, ema, done), *keep)
+        step = done.step
         clock = time.perf_counter() - done.seconds
         with (
             _stop_signals() as stop,
-            RunLog(folder, done.step) as log,
+            RunLog(folder, done.step, disk) as log,
             tqdm(total=recipe.steps, initial=done.step, unit="step", disable=not bar, dynamic_ncols=True) as ticks,
         ):
-            for step in range(done.step + 1, recipe.steps + 1):
-                _set_learning_rates(players, recipe, step)
+            while step < recipe.steps:
+                step += 1
+                _set_learning_rates(players, recipe, step, rate_scale(done.rollbacks))
                 for update in range((step - 1) * recipe.n_dis, step * recipe.n_dis):
                     signals = discriminator_update(players, data, recipe, update)
                 signals |= generator_update(players, data, recipe, step - 1)
@@ -123,32 +136,55 @@ def train(
                 stopping = stop.is_set() and step < recipe.steps
                 last = step == recipe.steps
                 due = {every: last or step % getattr(recipe, every) == 0 for every in _CADENCES}
+                due["checkpoint_every"] |= recipe.keep_every is not None and step % recipe.keep_every == 0
+                best = done.best
                 at = {"step": step, "images": step * recipe.n_dis * recipe.batch_size}
                 if due["log_every"] or due["checkpoint_every"] or stopping:
                     gradients = monitor.gradient_norms("G") | monitor.gradient_norms("D")
                     record = monitor.observe(step, gradients, **signals, lr=players.g_optimizer.param_groups[0]["lr"])
                     log.write({**at, "seconds": time.perf_counter() - clock, **record})
                     ticks.set_postfix_str(_images_per_second(ticks, recipe) + judged, refresh=False)
-                    if monitor.verdict.is_failing:
+                if (stopping or any(due.values())) and not monitor.verdict.is_failing:
+                    networks = {"G": generator, "D": discriminator, "EMA": ema.module}
+                    monitor.verdict = unsound(networks, step) or monitor.verdict
+                if monitor.verdict.is_failing:
+                    if recipe.on_failure == "stop" or done.rollbacks >= recipe.max_rollbacks:
                         break
+                    done = roll_back(monitor.verdict, done, partial(_restore, folder, players, ema, say), log, say)
+                    monitor = Monitor(generator=generator, discriminator=discriminator)
+                    step = ticks.n = done.step
+                    continue
                 if due["sample_every"]:
                     log.write_grid(_draw(ema, *grid), step, data)
                 if due["evaluate_every"] and can_judge(data):
-                    found = evaluate(
-                        Sampler(ema.module, players.latent), data, recipe.evaluation_samples, with_reference=last
-                    )
+                    sampler = Sampler(ema.module, players.latent)
+                    found = evaluate(sampler, data, recipe.evaluation_samples, with_reference=last)
+                    if not judged and recipe.best_by != "none" and not measure_for(recipe.best_by, found.values):
+                        given_by = f"the judge gives {', '.join(found.values)}"
+                        say(f"best_by is {recipe.best_by}, but {given_by}: no best checkpoint is kept")
                     judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
                     log.write({**at, "seconds": time.perf_counter() - clock, "evaluation": found.to_record()})
-                    run.write_json("evaluation.json", {"step": step, **found.to_json()})
-                if due["checkpoint_every"] or stopping:
-                    done = Progress(step, at["images"], time.perf_counter() - clock)
-                    checkpoint.save(run.checkpoints, _snapshot(players, ema, done))
+                    with disk.writing("evaluation.json"):
+                        run.write_json("evaluation.json", {"step": step, **found.to_json()})
+                    stopping |= stop.is_set() and not last
+                    best = better(best, step, found.values, recipe.best_by)
+                if due["checkpoint_every"] or stopping or best != done.best:
+                    now = Progress(step, at["images"], time.perf_counter() - clock, best, done.rollbacks)
+                    with disk.writing(f"the checkpoint of step {step}"):
+                        checkpoint.save(run.checkpoints, _snapshot(players, ema, now), *keep)
+                        done = now
                 ticks.update()
                 if stopping:
                     break
-    run.write_json("diagnosis.json", monitor.verdict.to_json())
+    with disk.writing("diagnosis.json"):
+        run.write_json("diagnosis.json", monitor.verdict.to_json())
     if monitor.verdict.is_failing:
-        raise TrainingFailed(f"{monitor.verdict.evidence}; {monitor.verdict.advice}")
+        tried = f"; rolled back {done.rollbacks} times before (max_rollbacks)" if done.rollbacks else ""
+        raise TrainingFailed(f"{monitor.verdict.evidence}; {monitor.verdict.advice}{tried}")
+    if done.step < step:
+        raise DiskFull(
+            f"{disk.complaint(f'the checkpoint of step {step}')}; free some, then --resume goes on from there"
+        )
     if done.step < recipe.steps:
         raise KeyboardInterrupt(f"stopped after step {done.step} with a checkpoint; --resume goes on from there")
     return run
@@ -176,8 +212,8 @@ def _penalties(chosen: Iterable[Choice]) -> list[Lazy]:
     return [PENALTIES.build(penalty.name, **penalty.options) for penalty in chosen]
 
 
-def _set_learning_rates(players: Players, recipe: Recipe, step: int) -> None:
-    factor = rate_factor(step, recipe.steps, recipe.lr_schedule, recipe.lr_warmup)
+def _set_learning_rates(players: Players, recipe: Recipe, step: int, scale: float) -> None:
+    factor = scale * rate_factor(step, recipe.steps, recipe.lr_schedule, recipe.lr_warmup)
     for optimizer, settings in ((players.g_optimizer, recipe.g_optimizer), (players.d_optimizer, recipe.d_optimizer)):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * factor
@@ -207,8 +243,22 @@ def _restore(folder: Path, players: Players, ema: Ema, say: Callable[[str], None
     players.g_optimizer.load_state_dict(saved.optimizers["generator"])
     players.d_optimizer.load_state_dict(saved.optimizers["discriminator"])
     torch.set_rng_state(saved.optimizers["random"])
-    say(f"resuming after step {saved.progress.step}")
     return saved.progress
+
+
+def _resumed(folder: Path, recipe: Recipe, players: Players, ema: Ema, say: Callable[[str], None]) -> Progress:
+    """Restore a run, and say what of it is lost. One that was killed before its first checkpoint starts anew."""
+    logged = max((record["step"] for record in Run(folder).records()), default=0)
+    if not checkpoint.steps(folder / "checkpoints") and logged <= recipe.checkpoint_every:
+        say("there is no checkpoint yet: starting from the first step")
+        return Progress()
+    done = _restore(folder, players, ema, say)
+    say(f"resuming after step {done.step}")
+    if checkpoint.steps(folder / "checkpoints")[-1] == done.step:  # a crash may have come before this
+        checkpoint.prune(folder / "checkpoints", done.step, recipe.keep_checkpoints, recipe.keep_every)
+    if logged < done.step:
+        say(f"metrics.jsonl ends at step {logged} or is damaged there: its lines up to step {done.step} are lost")
+    return done
 
 
 @torch.no_grad()

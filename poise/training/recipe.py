@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from poise.augmentation import AUGMENTATIONS
 from poise.data import SOURCES
 from poise.losses import LOSSES
+from poise.metrics import MEASURES
 from poise.models import MODELS
 from poise.norms import NORMS
 from poise.penalties import OF_WEIGHTS, PENALTIES
@@ -84,7 +85,19 @@ class Recipe(Section):
     sample_every: PositiveInt = 1_000
     """steps between sample grids"""
     checkpoint_every: PositiveInt = 1_000
-    """steps between checkpoints; the last two are kept"""
+    """steps between checkpoints"""
+    keep_checkpoints: PositiveInt = 2
+    """newest checkpoints kept; with 1 there is none to fall back on where a disk damages it"""
+    keep_every: PositiveInt | None = None
+    """steps between checkpoints that are kept for good; None: none is"""
+    best_by: str = "auto"
+    """measure by which the best checkpoint is kept: its name, auto (the judge's Fréchet distance) or none"""
+    on_disk_full: Literal["stop", "continue"] = "stop"
+    """when there is no room to write: stop with the last checkpoint, or continue without what could not be written"""
+    on_failure: Literal["stop", "rollback"] = "stop"
+    """when a loss, gradient or weight is not finite: stop, or rollback to the last checkpoint with halved rates"""
+    max_rollbacks: PositiveInt = 3
+    """times a run may roll back before it stops"""
     evaluate_every: PositiveInt = 1_000
     """steps between judgements of the EMA generator; the last step is always judged"""
     evaluation_samples: Annotated[int, Field(ge=2)] = 10_000
@@ -102,6 +115,8 @@ class Recipe(Section):
             _known(f"augment.{index}", kind, AUGMENTATIONS)
             if kind in self.augment[:index]:
                 raise RecipeError(f"augment.{index}: {kind!r} is there already; give each kind once")
+        if self.best_by not in ("auto", "none"):
+            _known("best_by", self.best_by, Registry("measure", MEASURES))
         for field in ("g_optimizer", "d_optimizer"):
             chosen = getattr(self, field)
             try:

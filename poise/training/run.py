@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from poise.data import SOURCES, Images
 from poise.models import create
 from poise.norms import normalize
 from poise.sampling import LATENTS, Latent, Sampler
-from poise.training import checkpoint
+from poise.training.checkpoint import check, find, load_network
 from poise.training.hardware import choose_device
 from poise.training.recipe import Recipe
 from poise.training.sections import RecipeError
@@ -48,6 +49,11 @@ class Run:
             self.recipe = Recipe.load(self.path / "recipe.yaml")
         except RecipeError as error:
             raise RunError(f"{self.path / 'recipe.yaml'} is damaged: {error}") from None
+        if not self.recipe.versions:  # they are its end, and what is left of a cut recipe may well be a recipe
+            raise RunError(
+                f"{self.path / 'recipe.yaml'} is damaged: it was cut short, its end, versions, is missing; "
+                "put it right by hand, or train again with --overwrite"
+            )
 
     @property
     def checkpoints(self) -> Path:
@@ -66,47 +72,51 @@ class Run:
         """The source the run was trained on."""
         return SOURCES.build(self.recipe.data.name, **self.recipe.data.options, **_seeded(self.recipe))
 
-    def sampler(self, network: str = "ema", device: str = "auto") -> Sampler:
+    def sampler(self, network: str = "ema", device: str = "auto", checkpoint: str | int = "newest") -> Sampler:
         """The trained generator; arguments and errors as ``sampler_and_step``."""
-        return self.sampler_and_step(network, device)[0]
+        return self.sampler_and_step(network, device, checkpoint)[0]
 
-    def sampler_and_step(self, network: str = "ema", device: str = "auto") -> tuple[Sampler, int]:
-        """The trained generator from the newest checkpoint that holds it whole, and the step it is from.
+    def sampler_and_step(
+        self, network: str = "ema", device: str = "auto", checkpoint: str | int = "newest"
+    ) -> tuple[Sampler, int]:
+        """The trained generator from a checkpoint that holds it whole, and the step it is from.
 
         Args:
             network: "ema" for the averaged weights, "generator" for the last ones.
             device: as in a recipe.
+            checkpoint: "newest", "best" (by the recipe's ``best_by``), or a step.
 
         Raises:
-            CheckpointError: none is usable. A damaged newer one is passed over with a warning.
+            CheckpointError: it is not usable. A damaged newest one is passed over with a warning.
         """
         if network not in ("ema", "generator"):
             raise ValueError(f"network is {network!r}; allowed: 'ema' (averaged weights) and 'generator' (last ones)")
         needed = [f"{network}.safetensors"]
-        path, complaints = checkpoint.newest(self.checkpoints, needed)
+        path, complaints = find(self.checkpoints, checkpoint, needed)
         for complaint in complaints:
             warnings.warn(complaint, stacklevel=3)
         generator, _ = create(self.recipe.model.name, **self.recipe.model.options)
         normalize(generator, self.recipe.g_norm.name, **self.recipe.g_norm.options)
-        generator.load_state_dict(checkpoint.load_network(path, network))
+        generator.load_state_dict(load_network(path, network))
         sampler = Sampler(generator.to(choose_device(device)), build_latent(self.recipe))
-        return sampler, checkpoint.check(path, needed).step
+        return sampler, check(path, needed).step
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file of the folder at once; what is not finite becomes null."""
         write_text(self.path / name, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
-def load(path: str | Path, network: str = "ema", device: str = "auto") -> Sampler:
+def load(path: str | Path, network: str = "ema", device: str = "auto", checkpoint: str | int = "newest") -> Sampler:
     """The trained generator of a run: ``poise.load("runs/x").sample(64, seed=0)`` → uint8 (64, H, W, 3).
 
     Args:
         path: a run folder. network: "ema" or "generator". device: "auto", "cpu", "cuda" …
+        checkpoint: "newest", "best" (by the recipe's ``best_by``), or a step.
 
     Raises:
         RunError: no run there. CheckpointError: no usable checkpoint.
     """
-    return Run(path).sampler(network, device)
+    return Run(path).sampler(network, device, checkpoint)
 
 
 def build(recipe: Recipe) -> tuple[Any, Any, Images]:
@@ -180,10 +190,19 @@ def prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
     if holds_run and not overwrite:
         raise RunError(f"{out} holds a run; --resume goes on with it, --overwrite deletes it and starts anew")
     if holds_run:
-        shutil.rmtree(out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        _delete(out)
+    elif out.exists() and (not out.is_dir() or any(path.name != ".recipe.yaml.unfinished" for path in out.iterdir())):
         raise RunError(f"{out} exists and is no run; give a new or empty folder as --out")
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _delete(out: Path) -> None:
+    """Empty a run folder, its recipe last: a crash in between leaves something that can still be overwritten."""
+    for path in sorted(out.iterdir(), key=lambda path: path.name == "recipe.yaml"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -210,9 +229,21 @@ def to_line(record: dict[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file at once. Raises OSError where it cannot be, and then leaves the old one and nothing else."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _finite(value: Any) -> Any:

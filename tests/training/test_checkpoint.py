@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 
 from poise.training import checkpoint
-from poise.training.checkpoint import Checkpoint, CheckpointError, Progress, check, load, newest, save, steps
+from poise.training.best import Best
+from poise.training.checkpoint import Checkpoint, CheckpointError, Progress, check, find, load, newest, save, steps
 
 FILES = ["generator.safetensors", "discriminator.safetensors", "ema.safetensors", "optimizers.pt", "state.json"]
 
@@ -84,6 +86,149 @@ def test_the_newest_two_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
     assert steps(saved(tmp_path, 8, 9, 10, 100)) == [10, 100]
 
 
+@pytest.mark.parametrize(
+    ("keep", "keep_every", "bests", "expected"),
+    [
+        (1, None, {}, [10]),
+        (3, None, {}, [6, 8, 10]),
+        (1, 4, {}, [4, 8, 10]),
+        (2, None, {2: 2, 4: 2, 6: 2, 8: 2, 10: 2}, [2, 8, 10]),
+        (1, None, {2: 2, 4: 2, 6: 2, 8: 8, 10: 8}, [8, 10]),
+        (2, None, {2: 2, 4: 2, 6: 2, 8: 2, 10: 10}, [2, 8, 10]),  # should step 10 be damaged, 8 still finds its best
+        (1, None, {2: 2, 4: 2, 6: 2, 8: 2, 10: 10}, [10]),
+    ],
+)
+def test_kept_are_the_newest_the_best_and_those_for_good(
+    keep: int, keep_every: int | None, bests: dict[int, int], expected: list[int], tmp_path: Path
+) -> None:
+    for step in (2, 4, 6, 8, 10):
+        best = Best(bests[step], "modes", 1.0) if step in bests else None
+        save(tmp_path, replace(made(step), progress=Progress(step, best=best)), keep, keep_every)
+    assert steps(tmp_path) == expected
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_checkpoints_of_an_abandoned_future_are_dropped(tmp_path: Path) -> None:
+    """A run that went on from step 2, as 6 and 8 were damaged, must not lose its own for theirs."""
+    saved(tmp_path, 2, 6, 8)
+    save(tmp_path, made(2))
+    save(tmp_path, made(4))
+    assert steps(tmp_path) == [2, 4]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+DEADLINE: list[int] = []
+"""changes of the disk until the process is as good as dead: from then on it can change nothing more"""
+
+
+def dying(event: str, arguments: tuple[Any, ...]) -> None:
+    if not DEADLINE or event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+        return
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        return
+    tick()
+
+
+def tick() -> None:
+    if DEADLINE:
+        DEADLINE[0] -= 1
+        if DEADLINE[0] < 0:
+            raise Killed
+
+
+def ticking(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, as a change of the disk: Python tells its hooks nothing of these."""
+
+    def wrapped(*arguments: Any) -> Any:
+        tick()
+        return call(*arguments)
+
+    return wrapped
+
+
+sys.addaudithook(dying)
+
+
+def dies(after: int, call: Callable[[], object]) -> bool:
+    """Whether the call was cut short after so many changes of the disk."""
+    DEADLINE.append(after)
+    try:
+        call()
+    except Killed:
+        return True
+    finally:
+        DEADLINE.clear()
+    return False
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_crash_at_any_moment_of_a_save_leaves_a_readable_newest(
+    keep: int, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saving a new step, or one that is there already; the save after the crash then leaves what it should."""
+    monkeypatch.setattr(os, "fsync", ticking(os.fsync))
+    monkeypatch.setattr(checkpoint, "save_file", ticking(checkpoint.save_file))
+    best = Best(2, "modes", 1.0)
+    first = tmp_path / "first"
+    for step in (2, 4, 6) if again else (2, 4):
+        save(first, replace(made(step), progress=Progress(step, best=best)))
+    new = replace(made(6), progress=Progress(6, 99, best=Best(6, "modes", 2.0)))
+    moments = 0
+    while True:
+        folder = tmp_path / f"{moments}"
+        shutil.copytree(first, folder)
+        if not dies(moments, lambda folder=folder: save(folder, new, keep)):  # type: ignore[misc]
+            break
+        moments += 1
+        path, complaints = newest(folder)
+        assert complaints == []
+        assert path.name in ("step-4", "step-6")
+        assert find(folder, "best")[0].name in ("step-2", "step-6")
+        save(folder, new, keep)
+        assert load(newest(folder)[0]).progress == new.progress
+        assert steps(folder) == ([2, 4, 6] if keep == 2 else [6])
+        assert [path.name for path in folder.glob(".*")] == []
+    assert moments > 10
+
+
+def test_a_checkpoint_is_found_by_what_it_is(tmp_path: Path) -> None:
+    best = Best(2, "modes", 1.0)
+    for step in (2, 4, 6):
+        save(tmp_path, replace(made(step), progress=Progress(step, best=best)))
+    wanted: dict[str | int, int] = {"newest": 6, "best": 2, 4: 4, "4": 4}
+    assert {which: check(find(tmp_path, which)[0]).step for which in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("which", "error", "said"),
+    [
+        (
+            "best",
+            CheckpointError,
+            "has no best checkpoint: none was judged, or best_by is none; there are newest and 2, 4",
+        ),
+        (3, CheckpointError, "holds no checkpoint of step 3; it holds 2, 4"),
+        ("wrong", ValueError, "checkpoint is 'wrong'; allowed: 'newest', 'best' or a step, one of 2, 4"),
+        ("-1", ValueError, "allowed: 'newest', 'best' or a step"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_one_line(
+    which: str | int, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=said):
+        find(saved(tmp_path, 2, 4), which)
+
+
+def test_a_damaged_one_that_was_asked_for_is_an_error_not_another(tmp_path: Path) -> None:
+    flip(saved(tmp_path, 2, 4) / "step-4" / "ema.safetensors")
+    with pytest.raises(CheckpointError, match=r"step-4/ema.safetensors is damaged: .*; give another checkpoint"):
+        find(tmp_path, 4)
+
+
 def test_what_a_crash_left_unfinished_is_ignored_and_then_replaced(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     unfinished = tmp_path / ".step-2.unfinished"
@@ -119,6 +264,23 @@ def test_every_file_is_on_disk_before_the_name_is_given(tmp_path: Path, monkeypa
     save(tmp_path, made(1))
     unfinished = tmp_path / ".step-1.unfinished"
     assert {unfinished / name for name in FILES} | {unfinished, tmp_path} == set(flushed)
+
+
+@pytest.mark.parametrize("place", [0, 9, 0.3, 0.7, -1])
+@pytest.mark.parametrize("file", FILES)
+def test_a_bit_flipped_or_an_end_cut_off_anywhere_is_noticed(file: str, place: float, tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "step-2" / file
+    whole = path.read_bytes()
+    at = int(place * len(whole)) if isinstance(place, float) else place
+    flip(path, at)
+    assert newest(tmp_path)[0] == tmp_path / "step-1"
+    path.write_bytes(whole[:at])
+    found, complaints = newest(tmp_path)
+    assert found == tmp_path / "step-1"
+    assert complaints[0].endswith("; using step-1")
+    path.write_bytes(whole)
+    assert newest(tmp_path) == (tmp_path / "step-2", [])
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

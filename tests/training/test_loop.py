@@ -20,7 +20,7 @@ from poise.api import train as train_and_report
 from poise.data.digits import StackedDigits
 from poise.losses import LOSSES, AdversarialLoss
 from poise.metrics import MEASURES
-from poise.training import Recipe, Run, RunError, TrainingFailed, checkpoint, train
+from poise.training import CheckpointError, Recipe, Run, RunError, TrainingFailed, checkpoint, loop, train
 
 Tiny = Callable[..., Recipe]
 LAYERS = {f"G.{name}" for name in ("linear", "deconvs.0", "deconvs.1", "to_rgb")} | {
@@ -289,6 +289,44 @@ def test_a_second_interrupt_stops_at_once_and_gives_the_handlers_back(tiny: Tiny
         patch.undo()
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1, 2]
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_sigterm_while_judging_stops_after_the_step_that_is_judged(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = loop.evaluate
+
+    def warned(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return judge(*arguments, **options)
+
+    monkeypatch.setattr(loop, "evaluate", warned)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 2 with a checkpoint; --resume"):
+        quiet(tiny(steps=4, evaluate_every=2), tmp_path / "run")
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [2]
+    assert Run(tmp_path / "run").records()[-1]["evaluation"]
+
+
+def test_a_log_that_was_cut_is_healed_and_said(run_copy: Run) -> None:
+    path = run_copy.path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:1]) + lines[1][: len(lines[1]) // 2])
+    said: list[str] = []
+    quiet(run_copy.recipe, run_copy.path, resume=True, say=said.append)
+    assert "metrics.jsonl ends at step 2 or is damaged there: its lines up to step 6 are lost" in said
+    assert path.read_text() == lines[0]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(run_copy: Run, finished: Run) -> None:
+    shutil.rmtree(run_copy.checkpoints)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):  # its log says that there were some
+        quiet(run_copy.recipe, run_copy.path, resume=True)
+    path = run_copy.path / "metrics.jsonl"
+    path.write_text(path.read_text().partition("\n")[0] + "\n")
+    said: list[str] = []
+    quiet(run_copy.recipe, run_copy.path, resume=True, say=said.append)
+    assert "there is no checkpoint yet: starting from the first step" in said
+    assert_same(state(run_copy), state(finished))
 
 
 def test_resuming_a_finished_run_changes_nothing(run_copy: Run) -> None:

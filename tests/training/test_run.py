@@ -203,6 +203,22 @@ def test_a_run_whose_recipe_is_damaged_says_so(run_copy: Run) -> None:
         Run(run_copy.path)
 
 
+def test_a_recipe_cut_anywhere_is_damage_or_lacks_nothing_that_trains(run_copy: Run) -> None:
+    path = run_copy.path / "recipe.yaml"
+    whole, expected = path.read_text(), run_copy.recipe.model_copy(update={"versions": {}})
+    refused = []
+    for length in range(0, len(whole), 7):
+        path.write_text(whole[:length])
+        try:
+            found = Run(run_copy.path).recipe
+        except RunError as error:
+            refused.append(str(error))
+        else:
+            assert found.model_copy(update={"versions": {}}) == expected
+    assert len(refused) * 7 > whole.index("versions")
+    assert all("recipe.yaml is damaged: " in message for message in refused)
+
+
 def test_a_model_and_data_of_two_sizes_are_refused_with_both_ways_out(tiny: Callable[..., Recipe]) -> None:
     recipe = tiny(**{"model.resolution": 32})
     with pytest.raises(RecipeError, match=r"32 pixels, data has 16: set model\.resolution=16 or data\.resolution=32"):
