@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from poise.data.digits import StackedDigits
 from poise.training import DiskFull, Recipe, Run, checkpoint, train
 from poise.training.disk import Disk, is_full
 from poise.training.log import RunLog
@@ -193,7 +194,7 @@ def test_a_log_on_a_full_disk_loses_lines_but_never_half_of_one(
         filler = fill(small_disk)
         for step in range(2, 200):
             log.write({"step": step, "d_loss": 1.0, "much": "x" * 100})
-            log.write_grid(torch.zeros(1, 3, 64, 64), 7)
+            log.write_grid(torch.zeros(1, 3, 64, 64), 7, StackedDigits())
         filler.unlink()
         log.write({"step": 200, "d_loss": 1.0})
     lines = [json.loads(line)["step"] for line in (small_disk / "metrics.jsonl").read_text().splitlines()]
