@@ -10,6 +10,7 @@ from poise.metrics import evaluate as judge
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
+from poise.training.processes import rank
 
 
 def train(
@@ -31,7 +32,7 @@ def train(
     try:
         return run_training(recipe, folder, resume=resume, overwrite=overwrite, bar=bar, say=say)
     finally:
-        if _changed(folder) != before:  # not where the folder was refused
+        if rank() == 0 and _changed(folder) != before:  # not where the folder was refused
             write_page(folder)
 
 

@@ -52,6 +52,22 @@ class RunLog:
         self._board.close()
 
 
+class NoLog:
+    """The log of a process whose first one writes."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def write_grid(self, images: Tensor, step: int) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing."""
+
+
 def _scalars(prefix: str, value: Any) -> list[tuple[str, float]]:
     if isinstance(value, dict):
         return [pair for key, inner in value.items() for pair in _scalars(f"{prefix}/{key}".lstrip("/"), inner)]

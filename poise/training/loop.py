@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from poise.metrics import can_judge, evaluate
 from poise.monitor import Monitor, Verdict
 from poise.penalties import PENALTIES
 from poise.sampling import Sampler, labels, latents
-from poise.training import checkpoint, hardware
+from poise.training import checkpoint, hardware, processes
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.ema import Ema
-from poise.training.log import RunLog
+from poise.training.log import NoLog, RunLog
 from poise.training.optimizers import build_optimizer, rate_factor
 from poise.training.recipe import Recipe
 from poise.training.run import Run, RunError, build, prepare_folder, run_folder, write_text
@@ -68,12 +69,16 @@ def train(
     folder = run_folder(recipe, out)
     if resume:
         recipe = _kept_recipe(folder, recipe)
-    device = hardware.choose_device(recipe.device)
+    together = processes.start(recipe.device)
+    together.check({"batch_size": recipe.batch_size, "g_batch_size": recipe.g_batch_size}, recipe.accumulate)
+    say = say if together.is_first else lambda _: None
+    device = together.device or hardware.choose_device(recipe.device)
     precision = hardware.choose_precision(recipe.precision, device)
     with torch.random.fork_rng():  # the caller's random numbers are not ours to spend
         torch.manual_seed(recipe.seed)
-        generator, discriminator, data = build(recipe)
+        generator, discriminator, data = together.in_turn(lambda: build(recipe))
         generator, discriminator = generator.to(device), discriminator.to(device)
+        together.join(generator, discriminator)
         ema = Ema(generator, recipe.ema_half_life, recipe.ema_start)
         players = Players(
             generator,
@@ -84,13 +89,16 @@ def train(
             device,
             precision,
             [PENALTIES.build(penalty.name, **penalty.options) for penalty in recipe.penalties],
+            together,
         )
-        prepare_folder(folder, resume, overwrite)
+        together.once(lambda: prepare_folder(folder, resume, overwrite))
         done = _restore(folder, players, ema, say) if resume else Progress()
-        recipe = recipe.model_copy(update={"precision": precision, "versions": _versions(device)})
-        write_text(folder / "recipe.yaml", recipe.to_yaml())
+        recipe = recipe.model_copy(update={"precision": precision, "versions": _versions(device, together.count)})
+        together.once(lambda: write_text(folder / "recipe.yaml", recipe.to_yaml()))
+        together.check_alike(generator=generator, discriminator=discriminator, ema=ema.module)
         run = Run(folder)
-        say(f"{recipe.name}: {recipe.steps} steps on {hardware.describe(device)} in {precision}, into {folder}")
+        where = hardware.describe(device) + (f", {together.count} processes" if together.count > 1 else "")
+        say(f"{recipe.name}: {recipe.steps} steps on {where} in {precision}, into {folder}")
 
         if not can_judge(data):
             say(f"there is no judge for {recipe.data.name}: the run is not evaluated, look at its samples")
@@ -103,8 +111,8 @@ def train(
         clock = time.perf_counter() - done.seconds
         with (
             _stop_signals() as stop,
-            RunLog(folder, done.step) as log,
-            tqdm(total=recipe.steps, initial=done.step, unit="step", disable=not bar, dynamic_ncols=True) as ticks,
+            RunLog(folder, done.step) if together.is_first else NoLog() as log,
+            _bar(recipe, done.step, bar and together.is_first) as ticks,
         ):
             for step in range(done.step + 1, recipe.steps + 1):
                 _set_learning_rates(players, recipe, step)
@@ -113,31 +121,34 @@ def train(
                 signals |= generator_update(players, data, recipe, step - 1)
                 ema.update(generator, step)
 
-                stopping = stop.is_set() and step < recipe.steps
+                stopping = together.any(stop.is_set()) and step < recipe.steps
                 last = step == recipe.steps
                 due = {every: last or step % getattr(recipe, every) == 0 for every in _CADENCES}
                 at = {"step": step, "images": step * recipe.n_dis * recipe.batch_size}
                 if due["log_every"] or due["checkpoint_every"] or stopping:
                     gradients = monitor.gradient_norms("G") | monitor.gradient_norms("D")
+                    signals = together.mean(signals)
                     record = monitor.observe(step, gradients, **signals, lr=players.g_optimizer.param_groups[0]["lr"])
                     log.write({**at, "seconds": time.perf_counter() - clock, **record})
                     ticks.set_postfix_str(_images_per_second(ticks, recipe) + judged, refresh=False)
                     if monitor.verdict.is_failing:
                         break
-                if due["sample_every"]:
+                if due["sample_every"] and together.is_first:
                     log.write_grid(_draw(ema, *grid), step)
                 if due["evaluate_every"] and can_judge(data):
-                    found = evaluate(Sampler(ema.module), data, recipe.evaluation_samples, with_reference=last)
+                    judging = partial(evaluate, samples=recipe.evaluation_samples, with_reference=last)
+                    found = together.once(partial(judging, Sampler(ema.module), data))
                     judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
                     log.write({**at, "seconds": time.perf_counter() - clock, "evaluation": found.to_record()})
-                    run.write_json("evaluation.json", {"step": step, **found.to_json()})
+                    together.once(partial(run.write_json, "evaluation.json", {"step": step, **found.to_json()}))
                 if due["checkpoint_every"] or stopping:
                     done = Progress(step, at["images"], time.perf_counter() - clock)
-                    checkpoint.save(run.checkpoints, _snapshot(players, ema, done))
+                    together.check_alike(generator=generator, discriminator=discriminator, ema=ema.module)
+                    together.once(partial(_save, run, players, ema, done))
                 ticks.update()
                 if stopping:
                     break
-    run.write_json("diagnosis.json", monitor.verdict.to_json())
+    together.once(lambda: run.write_json("diagnosis.json", monitor.verdict.to_json()))
     if monitor.verdict.is_failing:
         raise TrainingFailed(f"{monitor.verdict.evidence}; {monitor.verdict.advice}")
     if done.step < recipe.steps:
@@ -168,6 +179,14 @@ def _set_learning_rates(players: Players, recipe: Recipe, step: int) -> None:
     for optimizer, settings in ((players.g_optimizer, recipe.g_optimizer), (players.d_optimizer, recipe.d_optimizer)):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * factor
+
+
+def _bar(recipe: Recipe, done: int, shown: bool) -> Any:
+    return tqdm(total=recipe.steps, initial=done, unit="step", disable=not shown, dynamic_ncols=True)
+
+
+def _save(run: Run, players: Players, ema: Ema, done: Progress) -> None:
+    checkpoint.save(run.checkpoints, _snapshot(players, ema, done))
 
 
 def _snapshot(players: Players, ema: Ema, done: Progress) -> Checkpoint:
@@ -208,8 +227,9 @@ def _images_per_second(ticks: Any, recipe: Recipe) -> str:
     return f"{rate * recipe.n_dis * recipe.batch_size:,.0f} images/s"
 
 
-def _versions(device: torch.device) -> dict[str, str]:
+def _versions(device: torch.device, count: int) -> dict[str, str]:
     return {
+        **({"processes": str(count)} if count > 1 else {}),
         "poise": version("poise"),
         "torch": torch.__version__,
         "python": platform.python_version(),

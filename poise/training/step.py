@@ -18,6 +18,7 @@ from poise.losses import AdversarialLoss, auxiliary_classifier_discriminator, au
 from poise.norms import weight_penalty
 from poise.penalties import Lazy
 from poise.sampling import to_float
+from poise.training.processes import Processes
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Players:
     """"bf16" for autocast, "fp32" for none"""
     penalties: list[Lazy] = field(default_factory=list)
     """of the discriminator, added to its loss"""
+    processes: Processes = field(default_factory=Processes)
+    """that train them together"""
 
     def __post_init__(self) -> None:
         # Batch norm in D would see real and fake mixed in one pass; such a D takes them one after the other.
