@@ -36,7 +36,7 @@ def place() -> tuple[int, int]:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of the replicas' tensors of one shape, differentiable any number of times; a process alone keeps its own.
+    """The mean of the replicas' tensors, all of one shape, differentiable any number of times; of one alone, its own.
 
     Its gradient is that of the sum of all replicas' losses, as if one process had computed them all.
     """
@@ -54,11 +54,11 @@ class _Sum(torch.autograd.Function):
     """The sum over all processes; torch has it under other names in every few releases, here none is depended on."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
         total = x.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # noqa: ARG004
         return _Sum.apply(gradient)

@@ -1,4 +1,4 @@
-"""Layers that torch lacks: conditional and cross-replica batch norm, translated ReLU, self-attention, residual blocks."""
+"""Layers that torch lacks: batch norm by class or over processes, translated ReLU, self-attention, residual blocks."""
 
 from poise.layers.activation import TranslatedReLU
 from poise.layers.attention import SelfAttention

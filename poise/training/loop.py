@@ -76,7 +76,7 @@ def train(
     precision = hardware.choose_precision(recipe.precision, device)
     with torch.random.fork_rng():  # the caller's random numbers are not ours to spend
         torch.manual_seed(recipe.seed)
-        generator, discriminator, data = together.in_turn(lambda: build(recipe))
+        generator, discriminator, data = together.in_turn(partial(build, recipe))
         generator, discriminator = generator.to(device), discriminator.to(device)
         together.join(generator, discriminator)
         ema = Ema(generator, recipe.ema_half_life, recipe.ema_start)

@@ -151,7 +151,7 @@ class Processes:
         for rank, name in enumerate(found):
             if name is not None:
                 raise RuntimeError(
-                    f"process {rank} no longer has the first one's weights ({name}); run on processors of one kind, and "
+                    f"process {rank} no longer has the first one's weights ({name}); run on processors of one kind: "
                     "--resume goes on from the last checkpoint"
                 )
 

@@ -13,7 +13,7 @@ from poise.training.step import Players, discriminator_gradients, generator_grad
 
 
 def discriminator_update(players: Players, data: Images, recipe: Recipe, update: int) -> dict[str, Tensor]:
-    """The discriminator's update number ``update``. Returns its signals, means over this process's part, not read back."""
+    """The discriminator's update number ``update``. Returns its signals, means over this process's part, on device."""
     found = []
     for index, (first, size) in enumerate(_parts(players, update, recipe.batch_size, recipe.accumulate)):
         real, y = drawn_real(players, data, first, size)
@@ -27,7 +27,7 @@ def discriminator_update(players: Players, data: Images, recipe: Recipe, update:
 
 
 def generator_update(players: Players, data: Images, recipe: Recipe, update: int) -> dict[str, Tensor]:
-    """The generator's update number ``update``. Returns its signals, means over this process's part, not read back."""
+    """The generator's update number ``update``. Returns its signals, means over this process's part, on device."""
     found, size = [], recipe.g_batch_size or recipe.batch_size
     for index, (first, count) in enumerate(_parts(players, update, size, recipe.accumulate)):
         z, fake_y = drawn_fake(players, recipe.seed, first, count, "g")
