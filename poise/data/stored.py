@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from poise import noise
+from poise import noise, replicas
 from poise.data.order import BalancedOrder, Order
 
 COINS = 2**14  # places whose mirroring is drawn at once
@@ -107,7 +107,8 @@ class StoredImages:
         """Images number ``start`` to ``start + size``: uint8 (size, 3, H, W) channels-last, int64 labels (size,)."""
         records = self.order.records(start, size)
         pixels = self.store.read(records)
-        self.store.prefetch(self.order.records(start + size, size))
+        following = start + size * replicas.place()[1]  # in between are the other processes' parts
+        self.store.prefetch(self.order.records(following, size))
         if self.flip:
             pixels = _mirrored(pixels, self._coins(start, size))
         return pixels.permute(0, 3, 1, 2), self.labels[records]

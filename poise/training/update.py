@@ -41,7 +41,8 @@ def generator_update(players: Players, data: Images, recipe: Recipe, update: int
 
 def drawn_real(players: Players, data: Images, first: int, size: int) -> tuple[Tensor, Tensor | None]:
     """Real images number ``first`` and on, uint8, on the device; and their labels, if the networks take any."""
-    real, y = data.batch(first, size)
+    with replicas.together():
+        real, y = data.batch(first, size)
     real = real.to(players.device, non_blocking=True)
     return real, y.to(players.device, non_blocking=True) if players.generator.num_classes else None
 
