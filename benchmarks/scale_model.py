@@ -76,9 +76,10 @@ def counted(update: Callable[[], object], weights: set[int]) -> Count:
 def biggan() -> tuple[Players, Count, Count]:
     """The players, and what an update of D (a real image and a fake) and of G (a fake) cost."""
     with torch.device("meta"):
-        generator, discriminator = create("biggan", resolution=RESOLUTION)
-        optimizers = [torch.optim.SGD(network.parameters(), 1.0) for network in (generator, discriminator)]
-        players = Players(generator, discriminator, *optimizers, LOSSES["hinge"], torch.device("cpu"), "fp32")
+        networks: tuple[Any, Any] = create("biggan", resolution=RESOLUTION)
+        generator, discriminator = networks
+        g_sgd, d_sgd = (torch.optim.SGD(network.parameters(), 1.0) for network in (generator, discriminator))
+        players = Players(generator, discriminator, g_sgd, d_sgd, LOSSES["hinge"], torch.device("cpu"), "fp32")
         tensors = [t for network in (generator, discriminator) for t in [*network.parameters(), *network.buffers()]]
         weights = {tensor.untyped_storage()._cdata for tensor in tensors}
         n = 2  # batch norm needs two
@@ -86,7 +87,8 @@ def biggan() -> tuple[Players, Count, Count]:
         real = torch.zeros(n, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8)
         of_d = counted(lambda: discriminator_gradients(players, real, z, y, y), weights)
         of_g = counted(lambda: generator_gradients(players, z, y), weights)
-    return players, *(Count(found.operations // n, found.kept // n) for found in (of_d, of_g))
+    of_one = [Count(found.operations // n, found.kept // n) for found in (of_d, of_g)]
+    return players, of_one[0], of_one[1]
 
 
 def step_cost(cluster: Cluster, players: Players, of_d: Count, of_g: Count) -> dict[str, Any]:

@@ -55,11 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         if debug:
             raise
-        code = 2 if isinstance(error, ValueError) or type(error).__name__ == "RunError" else 1
-        rank = os.environ.get("RANK", "0")  # of processes that train together; asked wrongly, all say the same
-        if rank == "0" or code == 1:
+        rank = os.environ.get("RANK", "0")  # of processes that train together
+        if rank == "0" or not getattr(error, "is_of_all", False):
             print(f"poise: {'' if rank == '0' else f'process {rank}: '}{_one_line(error)}", file=sys.stderr)
-        return code
+        return 2 if isinstance(error, ValueError) or type(error).__name__ == "RunError" else 1
 
 
 def _train(arguments: argparse.Namespace, fields: dict[str, str]) -> int:

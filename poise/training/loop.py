@@ -39,6 +39,9 @@ GRID = 64  # images in a sample grid
 class TrainingFailed(RuntimeError):
     """The training cannot go on; the message says what was seen and what to change."""
 
+    is_of_all = True
+    """every process raises it"""
+
 
 def train(
     recipe: Recipe | str | Path,

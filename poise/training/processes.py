@@ -115,7 +115,7 @@ class Processes:
                 outcome[1] = _portable(error)
         dist.broadcast_object_list(outcome, src=0, group=self.host)
         if outcome[1] is not None:
-            raise failure or outcome[1]
+            raise _of_all(failure or outcome[1])
         made: T = outcome[0]
         return made
 
@@ -134,7 +134,7 @@ class Processes:
             errors: list[Any] = [None] * self.count
             dist.all_gather_object(errors, failure and _portable(failure), group=self.host)
             if any(errors):
-                raise failure or next(filter(None, errors))
+                raise _of_all(failure or next(filter(None, errors)))
         return made[0]
 
     def check_alike(self, **networks: nn.Module) -> None:
@@ -150,10 +150,11 @@ class Processes:
         dist.all_gather_object(found, list(states)[differing[0]] if differing else None, group=self.host)
         for rank, name in enumerate(found):
             if name is not None:
-                raise RuntimeError(
+                error = RuntimeError(
                     f"process {rank} no longer has the first one's weights ({name}); run on processors of one kind: "
                     "--resume goes on from the last checkpoint"
                 )
+                raise _of_all(error)
 
 
 def start(wanted: str) -> Processes:
@@ -203,6 +204,12 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         bucket.append(tensor)
     if bucket:
         yield bucket
+
+
+def _of_all(error: Exception) -> Exception:
+    """The error, marked as every process's: one telling is enough."""
+    error.is_of_all = True  # type: ignore[attr-defined]
+    return error
 
 
 def _portable(error: Exception) -> Exception:
