@@ -12,6 +12,7 @@ from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
 from poise.training.disk import is_full
 from poise.training.picture import picture
+from poise.training.processes import rank
 
 
 def train(
@@ -33,7 +34,7 @@ def train(
     try:
         return run_training(recipe, folder, resume=resume, overwrite=overwrite, bar=bar, say=say)
     finally:
-        if _changed(folder) != before:  # not where the folder was refused
+        if rank() == 0 and _changed(folder) != before:  # not where the folder was refused
             try:
                 write_page(folder)
             except OSError as error:

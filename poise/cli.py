@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -46,27 +47,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             _refuse(unknown[0], arguments)
         return arguments.call(arguments, fields)
     except KeyboardInterrupt as stop:
-        print(f"poise: {stop or 'interrupted'}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"poise: {stop or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         if debug:
             raise
-        print(f"poise: {_one_line(error)}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # of processes that train together
+        if rank == "0" or not getattr(error, "is_of_all", False):
+            print(f"poise: {'' if rank == '0' else f'process {rank}: '}{_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) or type(error).__name__ == "RunError" else 1
 
 
 def _train(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import train
-    from poise.training import Recipe, RunError
+    from poise.training import Recipe, RunError, processes
 
     if arguments.resume and fields:
         raise RunError(f"--resume goes on with the recipe kept in the run; leave out --{next(iter(fields))}")
     recipe = Recipe.load(arguments.recipe, fields)
     run = train(recipe, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, bar=not arguments.quiet)
-    _print_evaluation(run.evaluation())
-    print(f"report: {run.path / 'report.html'}")
+    if processes.rank() == 0:
+        _print_evaluation(run.evaluation())
+        print(f"report: {run.path / 'report.html'}")
+    processes.finish()
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from poise import noise
+from poise import noise, replicas
 from poise.data.order import BalancedOrder, Order
 
 CROP_AT = ("centre", "random")
@@ -192,7 +192,8 @@ class StoredImages:
             pixels = self.store.read(records)
         else:
             pixels = self.cut(records, self.corners(start, size) & LARGEST)
-        self.store.prefetch(self.order.records(start + size, size))
+        following = start + size * replicas.place()[1]  # in between are the other processes' parts
+        self.store.prefetch(self.order.records(following, size))
         if self.flip is not None:
             pixels = mirrored(pixels, self.flip(start, size)[:, 0] < 0)
         return pixels.permute(0, 3, 1, 2), self.labels[self.store.shown(records)]

@@ -1,8 +1,9 @@
-"""Layers that torch lacks: conditional batch norm, translated ReLU, self-attention, residual blocks."""
+"""Layers that torch lacks: batch norm by class or over processes, translated ReLU, self-attention, residual blocks."""
 
 from poise.layers.activation import TranslatedReLU
 from poise.layers.attention import SelfAttention
 from poise.layers.batch_norm import BatchNorm, ClassBatchNorm, ConditionBatchNorm
+from poise.layers.cross_replica import CrossReplicaBatchNorm, cross_replica
 from poise.layers.residual import DiscriminatorBlock, GeneratorBlock
 from poise.layers.weight_normalized import WeightedSum, affine, strict
 
@@ -10,11 +11,13 @@ __all__ = [
     "BatchNorm",
     "ClassBatchNorm",
     "ConditionBatchNorm",
+    "CrossReplicaBatchNorm",
     "DiscriminatorBlock",
     "GeneratorBlock",
     "SelfAttention",
     "TranslatedReLU",
     "WeightedSum",
     "affine",
+    "cross_replica",
     "strict",
 ]

@@ -1,7 +1,7 @@
 """Batch normalization whose gain and bias depend on a class or on a vector.
 
 All take the condition as a second argument, so that a block need not know which one it was given. Each holds a
-``torch.nn.BatchNorm2d``: ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` makes them cross-replica.
+``torch.nn.BatchNorm2d``, which ``poise.layers.cross_replica`` makes cross-replica.
 """
 
 from __future__ import annotations

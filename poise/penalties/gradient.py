@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from poise import replicas
 from poise.norms.normalization import full_precision, wide
 
 
@@ -47,8 +48,15 @@ def _norms(gradient: Tensor) -> Tensor:
 def _uniform(n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """One number in [0, 1) a sample, shaped to multiply images."""
     device = like.device if generator is None else generator.device
-    drawn = torch.rand(n, generator=generator, device=device, dtype=like.dtype).to(like.device)
-    return drawn.view(-1, *[1] * (like.ndim - 1))
+    drawn = replicas.part(lambda k: torch.rand(k, generator=generator, device=device, dtype=like.dtype), n)
+    return drawn.to(like.device).view(-1, *[1] * (like.ndim - 1))
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Standard deviation of all numbers of the batch, a scalar."""
+    if replicas.place()[1] == 1:
+        return x.std(correction=0)
+    return replicas.mean((x - replicas.mean(x.mean())).square().mean()).sqrt()
 
 
 def interpolates(real: Tensor, fake: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -146,6 +154,9 @@ def dragan_penalty(
         target: k, logits per image unit.
     """
     device = real.device if generator is None else generator.device
-    noise = torch.randn(real.shape, generator=generator, device=device, dtype=real.dtype).to(real.device)
-    near = real.detach() + deviation * real.detach().std(correction=0) * noise
+    shape = real.shape[1:]
+    noise = replicas.part(
+        lambda k: torch.randn((k, *shape), generator=generator, device=device, dtype=real.dtype), len(real)
+    )
+    near = real.detach() + deviation * _deviation(real.detach()) * noise.to(real.device)
     return weight * (_norms(input_gradient(discriminator, near, y)) - target).square().mean()

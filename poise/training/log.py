@@ -112,6 +112,25 @@ def _append(file: io.FileIO, line: bytes) -> None:
         raise
 
 
+class NoLog:
+    """The log of a process whose first one writes."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def write_grid(self, samples: Tensor, step: int, data: Images) -> None:
+        """Nothing."""
+
+    def roll_back(self, step: int, event: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing."""
+
+
 def _scalars(prefix: str, value: Any) -> list[tuple[str, float]]:
     if isinstance(value, dict):
         return [pair for key, inner in value.items() for pair in _scalars(f"{prefix}/{key}".lstrip("/"), inner)]

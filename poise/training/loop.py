@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import platform
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
 
-from poise.losses import LOSSES
-from poise.metrics import can_judge, evaluate
-from poise.monitor import Monitor, Verdict
-from poise.penalties import PENALTIES, Lazy
-from poise.sampling import Sampler, labels, latents
-from poise.training import checkpoint, hardware
-from poise.training.best import better, measure_for
-from poise.training.checkpoint import Checkpoint, Progress
-from poise.training.disk import Disk, DiskFull
-from poise.training.ema import Ema
-from poise.training.log import RunLog
-from poise.training.optimizers import build_optimizer, rate_factor
+from poise.metrics import can_judge
+from poise.training import checkpoint, hardware, processes
+from poise.training.checkpoint import Progress
+from poise.training.disk import DiskFull
 from poise.training.recipe import Recipe
-from poise.training.recovery import rate_scale, roll_back, unsound
-from poise.training.run import Run, RunError, build, build_latent, prepare_folder, run_folder, write_text
-from poise.training.sections import Choice, Optimizer, RecipeError
-from poise.training.step import Players, given
-from poise.training.update import discriminator_update, generator_update
-
-GRID = 64  # images in a sample grid
-POINTS = 1_000  # points in a picture of the plane
+from poise.training.run import Run, RunError, build, prepare_folder, run_folder, write_text
+from poise.training.sections import RecipeError
+from poise.training.sitting import Sitting
+from poise.training.state import State
+from poise.training.stopping import stop_signals
 
 
 class TrainingFailed(RuntimeError):
@@ -54,6 +36,8 @@ def train(
     say: Callable[[str], None] = print,
 ) -> Run:
     """Train a recipe and leave a run folder, judged.
+
+    Launched by ``torchrun`` or ``accelerate launch``, all processes call this alike and train together.
 
     Args:
         recipe: a ``Recipe``, a shipped recipe's name, or a YAML file.
@@ -74,123 +58,72 @@ def train(
     folder = run_folder(recipe, out)
     if resume:
         recipe = _kept_recipe(folder, recipe)
-    device = hardware.choose_device(recipe.device)
-    precision = hardware.choose_precision(recipe.precision, device)
-    compiled = hardware.choose_compile(recipe.compile, device, say)
+    together = processes.start(recipe.device)
+    together.check({"batch_size": recipe.batch_size, "g_batch_size": recipe.g_batch_size}, recipe.accumulate)
+    say = say if together.is_first else lambda _: None
+    device = together.device or hardware.choose_device(recipe.device)
+    chosen = {
+        "precision": hardware.choose_precision(recipe.precision, device),
+        "compile": hardware.choose_compile(recipe.compile, device, say),
+        "versions": _versions(device, together.count),
+    }
+    recipe = recipe.model_copy(update=chosen)
     with torch.random.fork_rng():  # the caller's random numbers are not ours to spend
         torch.manual_seed(recipe.seed)
-        generator, discriminator, data = build(recipe)
+        generator, discriminator, data = together.in_turn(partial(build, recipe))
         if recipe.best_by not in ("auto", "none") and not can_judge(data):
             raise RecipeError(f"best_by is {recipe.best_by}, but there is no judge for {recipe.data.name}; set none")
-        generator, discriminator = generator.to(device), discriminator.to(device)
-        ema = Ema(generator, recipe.ema_half_life, recipe.ema_start)
-        players = Players(
-            generator,
-            discriminator,
-            _optimizer(generator, recipe.g_optimizer, "g_optimizer"),
-            _optimizer(discriminator, recipe.d_optimizer, "d_optimizer"),
-            LOSSES[recipe.loss],
-            device,
-            precision,
-            _penalties(recipe.penalties),
-            compiled,
-            augment=recipe.augment,
-            g_penalties=_penalties(recipe.g_penalties),
-            latent=build_latent(recipe),
-        )
-        prepare_folder(folder, resume, overwrite)
-        done = _resumed(folder, recipe, players, ema, say) if resume else Progress()
-        recipe = recipe.model_copy(update={"precision": precision, "compile": compiled, "versions": _versions(device)})
-        write_text(folder / "recipe.yaml", recipe.to_yaml())
+        state = State.start(recipe, (generator, discriminator), data, device, together)
+        together.once(lambda: prepare_folder(folder, resume, overwrite))
+        done = _resumed(folder, state, say) if resume else Progress()
+        together.once(lambda: write_text(folder / "recipe.yaml", recipe.to_yaml()))
+        together.check_alike(**state.networks)
         run = Run(folder)
-        say(f"{recipe.name}: {recipe.steps} steps on {hardware.describe(device)} in {precision}, into {folder}")
-
+        where = hardware.describe(device) + (f", {together.count} processes" if together.count > 1 else "")
+        say(f"{recipe.name}: {recipe.steps} steps on {where} in {recipe.precision}, into {folder}")
         if not can_judge(data):
             say(f"there is no judge for {recipe.data.name}: the run is not evaluated, look at its samples")
 
-        monitor = Monitor(generator=generator, discriminator=discriminator)
-        shown = GRID if data.resolution else POINTS
-        grid = [latents(generator, recipe.seed, 0, shown, "grid", players.latent).to(device)]
-        grid += [y.to(device) for y in given(labels(generator, recipe.seed, 0, shown, stream="grid-label"))]
-        monitor.verdict = Verdict("healthy", done.step)
-        judged = ""
-        disk = Disk(folder, recipe.on_disk_full, say)
-        keep = recipe.keep_checkpoints, recipe.keep_every
-        if recipe.on_failure == "rollback" and done.step == 0:
-            checkpoint.save(run.checkpoints, _snapshot(players, ema, done), *keep)
-        step = done.step
-        clock = time.perf_counter() - done.seconds
-        with (
-            _stop_signals() as stop,
-            RunLog(folder, done.step, disk) as log,
-            tqdm(total=recipe.steps, initial=done.step, unit="step", disable=not bar, dynamic_ncols=True) as ticks,
-        ):
+        with stop_signals() as stop, Sitting(run, state, done, together, say, bar) as sitting:
+            step = done.step
+            if recipe.on_failure == "rollback" and step == 0:
+                sitting.save(step)  # there is always one to return to
             while step < recipe.steps:
                 step += 1
-                _set_learning_rates(players, recipe, step, rate_scale(done.rollbacks))
-                for update in range((step - 1) * recipe.n_dis, step * recipe.n_dis):
-                    signals = discriminator_update(players, data, recipe, update)
-                signals |= generator_update(players, data, recipe, step - 1)
-                ema.update(generator, step)
-
-                stopping = stop.is_set() and step < recipe.steps
-                last = step == recipe.steps
-                due = {every: last or step % getattr(recipe, every) == 0 for every in _CADENCES}
-                due["checkpoint_every"] |= recipe.keep_every is not None and step % recipe.keep_every == 0
-                best = done.best
-                at = {"step": step, "images": step * recipe.n_dis * recipe.batch_size}
+                signals = state.advance(step, sitting.done.rollbacks)
+                stopping = together.any(stop.is_set()) and step < recipe.steps
+                due = sitting.due(step)
                 if due["log_every"] or due["checkpoint_every"] or stopping:
-                    gradients = monitor.gradient_norms("G") | monitor.gradient_norms("D")
-                    record = monitor.observe(step, gradients, **signals, lr=players.g_optimizer.param_groups[0]["lr"])
-                    log.write({**at, "seconds": time.perf_counter() - clock, **record})
-                    ticks.set_postfix_str(_images_per_second(ticks, recipe) + judged, refresh=False)
-                if (stopping or any(due.values())) and not monitor.verdict.is_failing:
-                    networks = {"G": generator, "D": discriminator, "EMA": ema.module}
-                    monitor.verdict = unsound(networks, step) or monitor.verdict
-                if monitor.verdict.is_failing:
-                    if recipe.on_failure == "stop" or done.rollbacks >= recipe.max_rollbacks:
+                    sitting.observe(step, signals)
+                if stopping or any(due.values()):
+                    sitting.check(step)
+                if sitting.verdict.is_failing:
+                    if not sitting.may_roll_back():
                         break
-                    done = roll_back(monitor.verdict, done, partial(_restore, folder, players, ema, say), log, say)
-                    monitor = Monitor(generator=generator, discriminator=discriminator)
-                    step = ticks.n = done.step
+                    step = sitting.roll_back()
                     continue
                 if due["sample_every"]:
-                    log.write_grid(_draw(ema, *grid), step, data)
-                if due["evaluate_every"] and can_judge(data):
-                    sampler = Sampler(ema.module, players.latent)
-                    found = evaluate(sampler, data, recipe.evaluation_samples, with_reference=last)
-                    if not judged and recipe.best_by != "none" and not measure_for(recipe.best_by, found.values):
-                        given_by = f"the judge gives {', '.join(found.values)}"
-                        say(f"best_by is {recipe.best_by}, but {given_by}: no best checkpoint is kept")
-                    judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
-                    log.write({**at, "seconds": time.perf_counter() - clock, "evaluation": found.to_record()})
-                    with disk.writing("evaluation.json"):
-                        run.write_json("evaluation.json", {"step": step, **found.to_json()})
-                    stopping |= stop.is_set() and not last
-                    best = better(best, step, found.values, recipe.best_by)
-                if due["checkpoint_every"] or stopping or best != done.best:
-                    now = Progress(step, at["images"], time.perf_counter() - clock, best, done.rollbacks)
-                    with disk.writing(f"the checkpoint of step {step}"):
-                        checkpoint.save(run.checkpoints, _snapshot(players, ema, now), *keep)
-                        done = now
-                ticks.update()
+                    sitting.draw(step)
+                if due["evaluate_every"]:
+                    sitting.judge(step)
+                    stopping |= together.any(stop.is_set()) and step < recipe.steps
+                if due["checkpoint_every"] or stopping or sitting.best != sitting.done.best:
+                    sitting.save(step)
+                sitting.ticks.update()
                 if stopping:
                     break
-    with disk.writing("diagnosis.json"):
-        run.write_json("diagnosis.json", monitor.verdict.to_json())
-    if monitor.verdict.is_failing:
+    sitting.write_json("diagnosis.json", sitting.verdict.to_json())
+    done = sitting.done
+    if sitting.verdict.is_failing:
         tried = f"; rolled back {done.rollbacks} times before (max_rollbacks)" if done.rollbacks else ""
-        raise TrainingFailed(f"{monitor.verdict.evidence}; {monitor.verdict.advice}{tried}")
+        raise TrainingFailed(f"{sitting.verdict.evidence}; {sitting.verdict.advice}{tried}")
     if done.step < step:
         raise DiskFull(
-            f"{disk.complaint(f'the checkpoint of step {step}')}; free some, then --resume goes on from there"
+            f"{sitting.disk.complaint(f'the checkpoint of step {step}')}; free some, then --resume goes on from there"
         )
     if done.step < recipe.steps:
         raise KeyboardInterrupt(f"stopped after step {done.step} with a checkpoint; --resume goes on from there")
     return run
-
-
-_CADENCES = ("log_every", "sample_every", "evaluate_every", "checkpoint_every")
 
 
 def _kept_recipe(folder: Path, given: Recipe) -> Recipe:
@@ -201,101 +134,30 @@ def _kept_recipe(folder: Path, given: Recipe) -> Recipe:
     return kept
 
 
-def _optimizer(module: nn.Module, settings: Optimizer, field: str) -> torch.optim.Optimizer:
-    try:
-        return build_optimizer(module, settings.name, settings.lr, settings.betas, settings.options)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{field}: {settings.name} cannot be made: {error}") from None
-
-
-def _penalties(chosen: Iterable[Choice]) -> list[Lazy]:
-    return [PENALTIES.build(penalty.name, **penalty.options) for penalty in chosen]
-
-
-def _set_learning_rates(players: Players, recipe: Recipe, step: int, scale: float) -> None:
-    factor = scale * rate_factor(step, recipe.steps, recipe.lr_schedule, recipe.lr_warmup)
-    for optimizer, settings in ((players.g_optimizer, recipe.g_optimizer), (players.d_optimizer, recipe.d_optimizer)):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * factor
-
-
-def _snapshot(players: Players, ema: Ema, done: Progress) -> Checkpoint:
-    networks = {"generator": players.generator, "discriminator": players.discriminator, "ema": ema.module}
-    return Checkpoint(
-        {name: network.state_dict() for name, network in networks.items()},
-        {
-            "generator": players.g_optimizer.state_dict(),
-            "discriminator": players.d_optimizer.state_dict(),
-            "random": torch.get_rng_state(),  # for networks that draw noise; latents and data need none
-        },
-        done,
-    )
-
-
-def _restore(folder: Path, players: Players, ema: Ema, say: Callable[[str], None]) -> Progress:
-    path, complaints = checkpoint.newest(folder / "checkpoints")
-    for complaint in complaints:
-        say(complaint)
-    saved = checkpoint.load(path)
-    players.generator.load_state_dict(saved.networks["generator"])
-    players.discriminator.load_state_dict(saved.networks["discriminator"])
-    ema.module.load_state_dict(saved.networks["ema"])
-    players.g_optimizer.load_state_dict(saved.optimizers["generator"])
-    players.d_optimizer.load_state_dict(saved.optimizers["discriminator"])
-    torch.set_rng_state(saved.optimizers["random"])
-    return saved.progress
-
-
-def _resumed(folder: Path, recipe: Recipe, players: Players, ema: Ema, say: Callable[[str], None]) -> Progress:
+def _resumed(folder: Path, state: State, say: Callable[[str], None]) -> Progress:
     """Restore a run, and say what of it is lost. One that was killed before its first checkpoint starts anew."""
+    recipe, checkpoints = state.recipe, folder / "checkpoints"
     logged = max((record["step"] for record in Run(folder).records()), default=0)
-    if not checkpoint.steps(folder / "checkpoints") and logged <= recipe.checkpoint_every:
+    if not checkpoint.steps(checkpoints) and logged <= recipe.checkpoint_every:
         say("there is no checkpoint yet: starting from the first step")
         return Progress()
-    done = _restore(folder, players, ema, say)
+    done = state.restore(checkpoints, say)
     say(f"resuming after step {done.step}")
-    if checkpoint.steps(folder / "checkpoints")[-1] == done.step:  # a crash may have come before this
-        checkpoint.prune(folder / "checkpoints", done.step, recipe.keep_checkpoints, recipe.keep_every)
+    if (
+        state.players.processes.is_first and checkpoint.steps(checkpoints)[-1] == done.step
+    ):  # a crash may have come before
+        checkpoint.prune(checkpoints, done.step, recipe.keep_checkpoints, recipe.keep_every)
     if logged < done.step:
         say(f"metrics.jsonl ends at step {logged} or is damaged there: its lines up to step {done.step} are lost")
     return done
 
 
-@torch.no_grad()
-def _draw(ema: Ema, z: Tensor, *y: Tensor) -> Tensor:
-    return ema.module(z, *y).float().cpu()
-
-
-def _images_per_second(ticks: Any, recipe: Recipe) -> str:
-    rate = ticks.format_dict["rate"] or 0.0
-    return f"{rate * recipe.n_dis * recipe.batch_size:,.0f} images/s"
-
-
-def _versions(device: torch.device) -> dict[str, str]:
+def _versions(device: torch.device, count: int) -> dict[str, str]:
     return {
+        **({"processes": str(count)} if count > 1 else {}),
         "poise": version("poise"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": str(device),
         "processor": hardware.describe(device),
     }
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, once; a second SIGINT stops at once. Other threads get a plain event."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

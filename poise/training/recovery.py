@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from poise.monitor import Verdict
 from poise.training.checkpoint import Progress
-from poise.training.log import RunLog
+from poise.training.log import NoLog, RunLog
 
 
 def rate_scale(rollbacks: int) -> float:
@@ -52,7 +52,7 @@ def unsound(networks: Mapping[str, nn.Module], step: int) -> Verdict | None:
 
 
 def roll_back(
-    verdict: Verdict, done: Progress, restore: Callable[[], Progress], log: RunLog, say: Callable[[str], None]
+    verdict: Verdict, done: Progress, restore: Callable[[], Progress], log: RunLog | NoLog, say: Callable[[str], None]
 ) -> Progress:
     """Return to the last checkpoint, and say so to the user and in ``metrics.jsonl``. Returns where the run stands.
 

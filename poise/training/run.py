@@ -29,6 +29,9 @@ from poise.training.sections import RecipeError
 class RunError(RuntimeError):
     """A run folder that cannot be used as asked; the message is one line and says what to do."""
 
+    is_of_all = True
+    """where several processes train, every one raises it"""
+
 
 class Run:
     """A run folder, read.

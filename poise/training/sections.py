@@ -16,6 +16,9 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 class RecipeError(ValueError):
     """A recipe that cannot be used; the message is one line: the field, what was given, what is allowed."""
 
+    is_of_all = True
+    """where several processes train, every one raises it"""
+
 
 class Section(BaseModel):
     """A group of fields; unknown ones are errors."""

@@ -21,6 +21,7 @@ from poise.losses import AdversarialLoss, auxiliary_classifier_discriminator, au
 from poise.norms import weight_penalty
 from poise.penalties import Lazy
 from poise.sampling import Latent, to_float
+from poise.training.processes import Processes
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Players:
     """of the generator's weights, added to its loss"""
     latent: Latent = noise.normal
     """distribution of the latents"""
+    processes: Processes = field(default_factory=Processes)
+    """that train them together"""
 
     def __post_init__(self) -> None:
         self.generate: Callable[..., Tensor] = self.generator

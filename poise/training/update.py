@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poise import replicas
 from poise.augmentation import drawn
 from poise.data import Images
 from poise.sampling import labels, latents
@@ -13,33 +14,39 @@ from poise.training.step import Players, discriminator_gradients, generator_grad
 
 
 def discriminator_update(players: Players, data: Images, recipe: Recipe, update: int) -> dict[str, Tensor]:
-    """The discriminator's update number ``update``. Returns its signals, means over the batch, not read back."""
+    """The discriminator's update number ``update``. Returns its signals, means over this process's part, on device."""
     found = []
-    for index, (first, size) in enumerate(_parts(update, recipe.batch_size, recipe.accumulate)):
+    for index, (first, size) in enumerate(_parts(players, update, recipe.batch_size, recipe.accumulate)):
         real, y = drawn_real(players, data, first, size)
         z, fake_y = drawn_fake(players, recipe.seed, first, size, "d")
         part = (index, recipe.accumulate)
         u, fake_u = (drawn_augmentation(players, recipe.seed, first, size, f"d-{kind}") for kind in ("real", "fake"))
-        found.append(discriminator_gradients(players, real, z, y, fake_y, update, part, u, fake_u))
+        with replicas.together():
+            found.append(discriminator_gradients(players, real, z, y, fake_y, update, part, u, fake_u))
+    players.processes.average_gradients(players.d_optimizer)
     players.d_optimizer.step()
     return _mean(found)
 
 
 def generator_update(players: Players, data: Images, recipe: Recipe, update: int) -> dict[str, Tensor]:
-    """The generator's update number ``update``. Returns its signals, means over the batch, not read back."""
+    """The generator's update number ``update``. Returns its signals, means over this process's part, on device."""
     found, size = [], recipe.g_batch_size or recipe.batch_size
-    for index, (first, count) in enumerate(_parts(update, size, recipe.accumulate)):
+    for index, (first, count) in enumerate(_parts(players, update, size, recipe.accumulate)):
         z, fake_y = drawn_fake(players, recipe.seed, first, count, "g")
         real, y = drawn_real(players, data, first, count) if players.loss.needs_real else (None, None)
+        part = (index, recipe.accumulate)
         u, fake_u = (drawn_augmentation(players, recipe.seed, first, count, f"g-{kind}") for kind in ("real", "fake"))
-        found.append(generator_gradients(players, z, fake_y, real, y, (index, recipe.accumulate), u, fake_u, update))
+        with replicas.together():
+            found.append(generator_gradients(players, z, fake_y, real, y, part, u, fake_u, update))
+    players.processes.average_gradients(players.g_optimizer)
     players.g_optimizer.step()
     return _mean(found)
 
 
 def drawn_real(players: Players, data: Images, first: int, size: int) -> tuple[Tensor, Tensor | None]:
     """Real images number ``first`` and on, uint8, on the device; and their labels, if the networks take any."""
-    real, y = data.batch(first, size)
+    with replicas.together():
+        real, y = data.batch(first, size)
     real = real.to(players.device, non_blocking=True)
     return real, y.to(players.device, non_blocking=True) if players.generator.num_classes else None
 
@@ -56,10 +63,10 @@ def drawn_augmentation(players: Players, seed: int, first: int, size: int, strea
     return drawn(seed, stream, first, size).to(players.device, non_blocking=True) if players.augment else None
 
 
-def _parts(update: int, size: int, count: int) -> list[tuple[int, int]]:
-    """First number and size of each part of a batch."""
+def _parts(players: Players, update: int, size: int, count: int) -> list[tuple[int, int]]:
+    """First number and size of each part of a batch, as far as it is this process's."""
     share = size // count
-    return [(update * size + index * share, share) for index in range(count)]
+    return [players.processes.part(update * size + index * share, share) for index in range(count)]
 
 
 def _mean(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from poise.metrics import MEASURES, Evaluation
 from poise.sampling import Sampler
-from poise.training import CheckpointError, Recipe, RecipeError, Run, checkpoint, load, loop, train
+from poise.training import CheckpointError, Recipe, RecipeError, Run, checkpoint, load, sitting, train
 from poise.training.best import Best, better, measure_for
 
 Tiny = Callable[..., Recipe]
@@ -60,7 +60,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], None
         def found(sampler: Sampler, data: Any, samples: int, with_reference: bool) -> Evaluation:
             return Evaluation({"fd_digits": next(values)}, samples, 0, "arranged", 0.0)
 
-        monkeypatch.setattr(loop, "evaluate", found)
+        monkeypatch.setattr(sitting, "evaluate", found)
 
     return arrange
 

@@ -20,7 +20,7 @@ from poise.api import train as train_and_report
 from poise.data.digits import StackedDigits
 from poise.losses import LOSSES, AdversarialLoss
 from poise.metrics import MEASURES
-from poise.training import CheckpointError, Recipe, Run, RunError, TrainingFailed, checkpoint, loop, train
+from poise.training import CheckpointError, Recipe, Run, RunError, TrainingFailed, checkpoint, sitting, train
 
 Tiny = Callable[..., Recipe]
 LAYERS = {f"G.{name}" for name in ("linear", "deconvs.0", "deconvs.1", "to_rgb")} | {
@@ -294,13 +294,13 @@ def test_a_second_interrupt_stops_at_once_and_gives_the_handlers_back(tiny: Tiny
 def test_sigterm_while_judging_stops_after_the_step_that_is_judged(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = loop.evaluate
+    judge = sitting.evaluate
 
     def warned(*arguments: Any, **options: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return judge(*arguments, **options)
 
-    monkeypatch.setattr(loop, "evaluate", warned)
+    monkeypatch.setattr(sitting, "evaluate", warned)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 2 with a checkpoint; --resume"):
         quiet(tiny(steps=4, evaluate_every=2), tmp_path / "run")
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [2]
