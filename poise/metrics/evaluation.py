@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,10 @@ from poise.data import Images
 from poise.data.digits import StackedDigits
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
 from poise.metrics.digits_classifier import FEATURES, digits_classifier
+from poise.metrics.extractors import Extractor, default_extractor
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.sampling import Sampler, to_float
+from poise.metrics.judging import DEFAULT_METRICS, Judgement, is_images, judge
+from poise.sampling import Sampler, labels, to_float
 
 BATCH = 1000  # images judged at once
 
@@ -47,6 +49,8 @@ class Evaluation:
     seconds: float
     reference: dict[str, float] = field(default_factory=dict)
     """what as many images of the held-out split score"""
+    judgement: Judgement | None = None
+    """of what was judged in an extractor's features: intervals, preprocessing and the rest"""
 
     def to_record(self) -> dict[str, float]:
         """As one line of ``metrics.jsonl`` holds it."""
@@ -54,6 +58,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """As kept in ``evaluation.json``."""
+        if self.judgement is not None:
+            return {**self.judgement.to_json(), "seed": self.seed}
         metrics = {}
         for name, value in self.values.items():
             entry = {"value": value, "unit": MEASURES[name].unit, "better": MEASURES[name].better}
@@ -70,29 +76,55 @@ class Evaluation:
 
 
 def can_judge(data: Images) -> bool:
-    """Whether there are measures for images of this source."""
-    return isinstance(data, StackedDigits)
+    """Whether there are measures for images of this source, with what is installed."""
+    if isinstance(data, StackedDigits):
+        return True
+    try:
+        default_extractor()
+    except ValueError:
+        return False
+    return is_images(data)
 
 
 def evaluate(
-    sampler: Sampler, data: Images, samples: int = 10_000, seed: int = 0, with_reference: bool = False
+    sampler: Sampler,
+    data: Images,
+    samples: int = 10_000,
+    seed: int = 0,
+    with_reference: bool = False,
+    metrics: str | Iterable[str] | None = None,
+    extractor: str | Extractor | None = None,
+    precision: str = "fp32",
 ) -> Evaluation:
-    """Judge a generator by every measure its data source has.
+    """Judge a generator: stacked digits by their own measures; other images, or if asked, in an extractor's features.
 
     Args:
         sampler: the generator.
         data: the source it was trained on.
         samples: images drawn, at least 2.
         seed: which images.
-        with_reference: judge as many held-out real images too.
+        with_reference: judge as many held-out real images too, where the source has some.
+        metrics, extractor, precision: as ``poise.metrics.judge`` takes them.
 
     Raises:
         ValueError: fewer than 2 samples, or a source that has no judge.
     """
     if samples < 2:
         raise ValueError(f"samples is {samples}; a judgement needs at least 2 images")
-    if not isinstance(data, StackedDigits):
-        raise ValueError(f"no judge for {type(data).__name__}; there is one for StackedDigits")
+    if not isinstance(data, StackedDigits) or metrics is not None or extractor is not None:
+        if not is_images(data):
+            raise ValueError(f"no judge for {type(data).__name__}; there is one for StackedDigits and other images")
+        drawn = labelled(sampler, samples, seed)
+        metrics = DEFAULT_METRICS if metrics is None else metrics
+        found = judge(drawn, samples, data, metrics, extractor, precision, sampler.device)
+        return Evaluation(
+            {figure.name: figure.value for figure in found.figures},
+            samples,
+            seed,
+            found.about["extractor"],
+            found.seconds,
+            judgement=found,
+        )
     started = time.perf_counter()
     values = judge_stacked_digits(_drawn(sampler, samples, seed), data)
     reference = {}
@@ -147,6 +179,15 @@ def _exact_statistics(
 def _drawn(sampler: Sampler, samples: int, seed: int) -> Iterator[Tensor]:
     for first, size in _spans(samples):
         yield sampler.sample(size, seed=seed, start=first).permute(0, 3, 1, 2)
+
+
+def labelled(
+    sampler: Sampler, samples: int, seed: int, truncation: float | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """A generator's images, uint8 (size, 3, H, W), and the labels they were drawn for, None without classes."""
+    for first, size in _spans(samples):
+        images = sampler.sample(size, seed=seed, start=first, truncation=truncation)
+        yield images.permute(0, 3, 1, 2), labels(sampler.generator, seed, first, size)
 
 
 def _spans(samples: int) -> Iterator[tuple[int, int]]:

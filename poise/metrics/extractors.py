@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from poise.data.digits import RESOLUTIONS
 from poise.metrics import weights
-from poise.metrics.digits_classifier import FEATURES as DIGIT_FEATURES
 from poise.metrics.digits_classifier import digits_classifier
 from poise.metrics.efficientnet import EfficientNetLite0
 from poise.metrics.folding import FoldedInception, fold_batch_norms
@@ -83,7 +82,7 @@ class Extractor:
         features, logits = found if isinstance(found, tuple) else (found, None)
         if features.ndim != 2 or len(features) != len(images):
             raise ValueError(
-                f"{self.name} gives features of shape {tuple(features.shape)} for {len(images)} images; needed: (n, dim)"
+                f"{self.name} gives features of shape {tuple(features.shape)} of {len(images)} images; needed: (n, dim)"
             )
         return features.float(), None if logits is None else logits.float()
 

@@ -1,4 +1,4 @@
-"""Extractors made quick without another result: batch norms folded into convolutions, branches of one input computed at once.
+"""Extractors made quick: batch norms folded into convolutions, branches of one input computed at once.
 
 Of the network as torch-fidelity has it (InceptionV3 with TensorFlow's weights) every figure stays what it was but for
 rounding: a 1×1 convolution and an average that leaves out the padding change places, since both are linear.

@@ -1,4 +1,4 @@
-"""Inception score (Salimans et al. 2016), streamed: ``exp E KL(p(y|x) ‖ p(y))`` of each split, then mean and deviation."""
+"""Inception score (Salimans et al. 2016), streamed: ``exp E KL(p(y|x) ‖ p(y))`` of each split of the images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging any images against any others, in an extractor's features: which figures there are and how each is come by."""
+"""Judging any images against any others, in an extractor's features: which figures there are, and how each is found."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from poise.data import Images
+from poise.data.stored import StoredImages
 from poise.metrics.extractors import EXTRACTORS, Extractor, default_extractor
 from poise.metrics.features import Batches, Features, available, extract, reference_features
 from poise.metrics.inception_score import SPLITS
@@ -220,6 +221,17 @@ class Judgement:
         }
 
 
+def is_images(data: Any) -> bool:
+    """Whether a source gives uint8 images of three channels."""
+    if isinstance(data, StoredImages):
+        return True
+    batch = getattr(data, "batch", None)
+    if batch is None:
+        return False
+    images = batch(0, 1)[0]
+    return bool(images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3)
+
+
 def chosen(metrics: str | Iterable[str]) -> list[str]:
     """Names of metrics, of a list or of words between commas. ValueError for an unknown one, or none."""
     names = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
@@ -272,7 +284,7 @@ def judge(
     _warn(names, generated, real, made)
     pair = Pair(generated, real, made)
     figures = []
-    for name, metric in zip(names, wanted, strict=True):
+    for metric in wanted:
         clock = time.perf_counter()
         found = metric.take(pair)
         spent = time.perf_counter() - clock
@@ -289,7 +301,7 @@ def _warn(names: list[str], generated: Features, real: Features, extractor: Extr
     for what, n in few.items():
         if n <= dim and any("fid" in name for name in names):
             warnings.warn(
-                f"{n} {what} images and {dim} features: the covariance is singular, and {extractor.figure('fid')} is far "
+                f"{n} {what} images and {dim} features: the covariance is singular, and {extractor.figure('fid')} far "
                 f"above its value for many images; compare it only with figures of equal n, or take more than {dim}",
                 RuntimeWarning,
                 stacklevel=3,

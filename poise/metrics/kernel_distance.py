@@ -30,7 +30,7 @@ def kernel_distances(
     """
     if not 2 <= size <= min(len(generated), len(real)):
         raise ValueError(
-            f"size is {size}; a subset has 2 to as many features as there are ({len(generated)} generated, {len(real)} real)"
+            f"size is {size}; a subset has 2 to as many as there are: {len(generated)} generated, {len(real)} real"
         )
     draw = np.random.RandomState(seed)
     found = []

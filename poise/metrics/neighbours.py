@@ -1,4 +1,4 @@
-"""Precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et al. 2020, 2002.09797).
+"""Precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et al. 2020).
 
 All ask which samples lie within the balls around the others that reach to their k-th nearest neighbour. Distances come
 in tiles by matrix products, and no full matrix is ever in memory: a tile's part in each question is answered at once.
@@ -26,8 +26,8 @@ class NeighbourScores:
         density: real balls around a generated sample, over k; 1 is expected of real ones.
         coverage: share of real samples with a generated one in their ball.
         n_generated, n_real, k: of how many, and the number of the neighbour that a ball reaches to.
-        inside: of each generated sample, whether it is within a real ball; ``reached``: of each real one, whether within
-            a generated ball; ``around``: real balls around each generated sample; ``covered``: of each real one.
+        inside: of each generated sample, whether it is within a real ball; ``reached``: of each real one, whether
+            within a generated ball; ``around``: real balls around each generated sample; ``covered``: of each real one.
     """
 
     precision: float
@@ -75,7 +75,7 @@ def neighbour_scores(
 
     Args:
         generated, real: features (n, d), (m, d), float32 or float64 on one device; n and m above k.
-        k: the neighbour a ball reaches to. Kynkäänniemi et al. take 3 and a closed ball, Naeem et al. 5 and an open one.
+        k: the neighbour a ball reaches to. Kynkäänniemi et al. take 3 and closed balls, Naeem et al. 5 and open ones.
         strict: open balls: what lies on their border is outside.
         tile: rows and columns of distances at once.
 

@@ -65,7 +65,7 @@ class Preprocessing:
 
 
 def tf1_bilinear(x: Tensor, size: int) -> Tensor:
-    """Bilinear resizing as TensorFlow 1's ``resize_bilinear`` without aligned corners: float (n, c, H, W) ↦ (…, size, size).
+    """Bilinear as TensorFlow 1's ``resize_bilinear``, corners not aligned: float (n, c, H, W) ↦ (n, c, size, size).
 
     New pixel i lies at ``i·H/size``, its left neighbour is weighted by one less the fraction. Rows are stretched before
     columns, so that fewer pixels are touched than by torch-fidelity, whose every rounding is the same.

@@ -1,4 +1,4 @@
-"""Finding an extractor's weights: a given file, torch.hub's cache, then the network; else one line that says what is missing.
+"""Finding an extractor's weights: a given file, torch.hub's cache, then the network; else one line on what is missing.
 
 Every file is hashed, and the hash is part of the figure: two files of one name have been two networks before.
 """
@@ -45,8 +45,8 @@ def obtained(name: str, url: str, sha256: str, path: str = "", download: bool = 
                 torch.hub.download_url_to_file(url, str(kept), hash_prefix=sha256)
     if not kept.is_file():
         raise ValueError(
-            f"the weights {name} (sha256 {sha256}…) are not here and cannot be downloaded; put the file from {url} into "
-            f"{kept.parent}, or give its path"
+            f"the weights {name} (sha256 {sha256}…) are not here and cannot be downloaded; put the file from {url} "
+            f"into {kept.parent}, or give its path"
         )
     found = file_hash(kept)
     if not found.startswith(sha256):
