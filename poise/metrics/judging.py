@@ -301,8 +301,8 @@ def _warn(names: list[str], generated: Features, real: Features, extractor: Extr
     for what, n in few.items():
         if n <= dim and any("fid" in name for name in names):
             warnings.warn(
-                f"{n} {what} images and {dim} features: the covariance is singular, and {extractor.figure('fid')} far "
-                f"above its value for many images; compare it only with figures of equal n, or take more than {dim}",
+                f"{n} {what} images and {dim} features: the covariance is singular, {extractor.figure('fid')} is far "
+                f"above that of many images; compare it only with figures of equal n, or take more than {dim}",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -32,8 +32,8 @@ def folder_images(path: str | Path, resolution: int | None = None) -> StoredImag
             listed = ", ".join(f"{w}×{h}" for (w, h), _ in sizes.most_common(3))
             more = " …" if len(sizes) > 3 else ""
             raise ValueError(
-                f"{path} has images of {listed}{more} pixels; figures depend on how they are resized: give --resolution "
-                "N to bring the largest centred square of each to N pixels"
+                f"{path} has images of {listed}{more} pixels; figures depend on their resizing: give --resolution N "
+                "to bring the largest centred square of each to N pixels"
             )
         resolution = width
     if grey:

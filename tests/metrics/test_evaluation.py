@@ -129,7 +129,7 @@ def test_a_source_without_a_judge_is_refused() -> None:
         resolution, num_classes = 2, 0
 
         def batch(self, start: int, size: int) -> Any:
-            return torch.zeros(size, 2), torch.zeros(size, dtype=torch.int64)
+            return torch.zeros(size, 2), torch.arange(start, start + size)
 
     assert not can_judge(Points())
     with pytest.raises(ValueError, match=r"no judge for Points; .* StackedDigits and other images"):
