@@ -134,14 +134,15 @@ def test_inception_is_the_default_where_its_weights_are(monkeypatch: pytest.Monk
         default_extractor()
 
 
+FLAT = Extractor("flat", nn.Flatten(), Preprocessing("none", 16))
 WRONG = {
     "unknown": (lambda: EXTRACTORS.build("inception"), "unknown extractor 'inception'; did you mean 'inception-v3'"),
     "precision": (
-        lambda: EXTRACTORS.build("digits").to(precision="fp8"),
+        lambda: FLAT.to(precision="fp8"),
         "precision is 'fp8'; allowed: 'fp32', 'bf16'",
     ),
     "resolution": (lambda: EXTRACTORS.build("digits", resolution=20), "resolution is 20; there are digits of 8"),
-    "size": (lambda: EXTRACTORS.build("digits").to()(images(1)), "32×32 pixels; this extractor takes 16×16"),
+    "size": (lambda: FLAT.to()(images(1)), "32×32 pixels; this extractor takes 16×16"),
     "maps": (
         lambda: Extractor("maps", nn.Identity(), Preprocessing("none", None)).to()(images(1)),
         r"maps gives features of shape \(1, 3, 32, 32\)",
