@@ -24,7 +24,7 @@ from timing import bar_plot, interleaved, write_csv
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from poise.metrics import Extractor, GaussianStatistics, frechet_distance
+from poise.metrics import Extractor, frechet_distance
 from poise.metrics.extractors import inception_of
 from poise.metrics.features import extract
 
@@ -38,7 +38,11 @@ def random_inception() -> Any:
     from torch_fidelity import feature_extractor_inceptionv3 as room
 
     kind = room.FeatureExtractorInceptionV3
-    with patch.object(room, "load_state_dict_from_url", dict), patch.object(kind, "load_state_dict", lambda *_: None):
+    no_weights = lambda *_, **__: {}  # noqa: E731
+    with (
+        patch.object(room, "load_state_dict_from_url", no_weights),
+        patch.object(kind, "load_state_dict", lambda *_: None),
+    ):
         net = kind("inception-v3-compat", ["2048", "logits_unbiased"])
     torch.manual_seed(0)
     for layer in net.modules():
@@ -81,7 +85,8 @@ def by_torch_fidelity(images: Tensor, net: Any, device: str) -> tuple[Tensor, Te
     from torch_fidelity.metric_fid import fid_features_to_statistics
     from torch_fidelity.utils import get_featuresdict_from_dataset
 
-    found = get_featuresdict_from_dataset(Images(images), net, BATCH, device == "cuda", False, False)
+    # In this process: to start workers for images that are in memory already would count against it.
+    found = get_featuresdict_from_dataset(Images(images), net, BATCH, device == "cuda", True, False)
     statistics = fid_features_to_statistics(found["2048"])
     return torch.from_numpy(statistics["mu"]).double(), torch.from_numpy(statistics["sigma"])
 
@@ -95,7 +100,7 @@ def by_pytorch_fid(images: Tensor, net: Any, device: str) -> tuple[Tensor, Tenso
             return [net(x)[0][:, :, None, None]]
 
     with (
-        patch.object(fid_score, "ImagePathDataset", lambda files, transforms: Images(images)),
+        patch.object(fid_score, "ImagePathDataset", lambda *_, **__: Images(images)),
         redirect_stderr(io.StringIO()),
     ):
         mean, covariance = fid_score.calculate_activation_statistics(

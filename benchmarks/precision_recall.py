@@ -1,7 +1,7 @@
-"""Seconds and memory of precision, recall, density and coverage against the prdc package, which StudioGAN uses too.
+"""Seconds of precision, recall, density and coverage against the prdc package, which StudioGAN uses too.
 
-Features are 10,000 real and 10,000 generated, float32, of InceptionV3's and EfficientNet-Lite0's width; k is 5 and balls
-are open, as in prdc. Run it on an otherwise idle machine:
+Features are 10,000 real and 10,000 generated, float32, of EfficientNet-Lite0's and InceptionV3's width; k is 5 and the
+balls are open, as in prdc. Run it on an otherwise idle machine:
 
     python benchmarks/precision_recall.py [--samples 10000] [--rounds 3]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TILE = 2048
+TILE = 1024
 GROUP = 16
 """columns whose smallest is looked at before the columns themselves"""
 
