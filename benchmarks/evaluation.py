@@ -38,7 +38,10 @@ def random_inception() -> Any:
     from torch_fidelity import feature_extractor_inceptionv3 as room
 
     kind = room.FeatureExtractorInceptionV3
-    no_weights = lambda *_, **__: {}  # noqa: E731
+
+    def no_weights(*_: Any, **__: Any) -> dict[str, Tensor]:
+        return {}
+
     with (
         patch.object(room, "load_state_dict_from_url", no_weights),
         patch.object(kind, "load_state_dict", lambda *_: None),

@@ -45,11 +45,11 @@ def main() -> None:
         generated = features(arguments.samples, dim, 1, 0.03)
         found: dict[str, dict[str, float]] = {}
 
-        def by_poise(generated: Tensor = generated, real: Tensor = real, found: dict = found) -> None:  # type: ignore[type-arg]
+        def by_poise(generated: Tensor = generated, real: Tensor = real, found: dict = found) -> None:
             scores = neighbour_scores(generated, real, K, strict=True)
             found["poise"] = {name: getattr(scores, name) for name in FIGURES}
 
-        def by_prdc(generated: Tensor = generated, real: Tensor = real, found: dict = found) -> None:  # type: ignore[type-arg]
+        def by_prdc(generated: Tensor = generated, real: Tensor = real, found: dict = found) -> None:
             with redirect_stdout(io.StringIO()):
                 found["prdc"] = compute_prdc(real.numpy(), generated.numpy(), K)
 

@@ -61,13 +61,13 @@ class Extractor:
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; allowed: {', '.join(map(repr, PRECISIONS))}")
         moved = copy.copy(self)
-        moved.device, moved.precision = torch.device(device), precision
+        moved.device, moved.precision, moved.in_bfloat16 = torch.device(device), precision, False
         module = copy.deepcopy(self.module).to(moved.device)
-        moved.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        moved.module = module.to(memory_format=torch.channels_last)
         trunk = getattr(module, "trunk", None)
-        moved.in_bfloat16 = precision == "bf16" and isinstance(trunk, nn.Module)
-        if moved.in_bfloat16:
+        if precision == "bf16" and isinstance(trunk, nn.Module):
             trunk.to(torch.bfloat16)
+            moved.in_bfloat16 = True
         return moved
 
     @torch.inference_mode()

@@ -6,7 +6,7 @@ rounding: a 1×1 convolution and an average that leaves out the padding change p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ class FoldedConvolution(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
         super().__init__()
-        self.conv = fuse_conv_bn_eval(conv, bn)
+        self.conv: nn.Conv2d = fuse_conv_bn_eval(conv, bn)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu_(self.conv(x))
@@ -45,12 +45,12 @@ class Branches(nn.Module):
     def __init__(
         self,
         heads: list[nn.Module],
-        tails: list[Callable[[Tensor], Tensor] | None],
+        tails: Sequence[nn.Module | None],
         averaged: int | None = None,
         beside: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        folded = [fuse_conv_bn_eval(head.conv, head.bn) for head in heads]  # type: ignore[arg-type, type-var]
+        folded = [_folded(head).conv for head in heads]
         self.sizes = [conv.out_channels for conv in folded]
         first = folded[0]
         self.joint = nn.Conv2d(first.in_channels, sum(self.sizes), 1)

@@ -105,13 +105,18 @@ def neighbour_scores(
             covered[of_rows] |= within.any(1)
             reached[of_rows] |= below(d, radius_g[of_columns]).any(1)
     inside = around > 0
-    shares = [mask.double().mean().item() for mask in (inside, reached, covered)]
     return NeighbourScores(
-        *shares[:2],
-        around.double().mean().item() / k,
-        shares[2],
-        *(len(generated), len(real), k),
-        *(mask.cpu() for mask in (inside, reached, around, covered)),
+        precision=inside.double().mean().item(),
+        recall=reached.double().mean().item(),
+        density=around.double().mean().item() / k,
+        coverage=covered.double().mean().item(),
+        n_generated=len(generated),
+        n_real=len(real),
+        k=k,
+        inside=inside.cpu(),
+        reached=reached.cpu(),
+        around=around.cpu(),
+        covered=covered.cpu(),
     )
 
 

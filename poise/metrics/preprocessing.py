@@ -45,11 +45,11 @@ class Preprocessing:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             given = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
             raise ValueError(f"images are {given}; an extractor takes uint8 (n, 3, H, W)")
-        x = images.contiguous().float()
+        x, size = images.contiguous().float(), self.size or 0
         if self.resize == "tf1-bilinear":
-            x = tf1_bilinear(x, self.size or 0)
+            x = tf1_bilinear(x, size)
         elif self.resize == "bilinear-antialias" and x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         elif self.resize == "none" and self.size and x.shape[-2:] != (self.size, self.size):
             given = "×".join(map(str, x.shape[-2:]))
             raise ValueError(

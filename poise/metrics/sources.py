@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -71,8 +72,9 @@ def data_named(name: str, resolution: int | None = None) -> Images:
     """
     kind, _, path = name.partition(":")
     if kind in SOURCES and not Path(name).exists():
-        options = {"path": path} if path else {}
-        options |= {"resolution": resolution} if resolution and "resolution" in SOURCES.options(kind) else {}
+        options: dict[str, Any] = {"path": path} if path else {}
+        if resolution and "resolution" in SOURCES.options(kind):
+            options["resolution"] = resolution
         return SOURCES.build(kind, **options)
     if Path(name).expanduser().exists():
         return folder_images(name, resolution)
