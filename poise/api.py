@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from poise.metrics import evaluate as judge
+from poise.metrics import judge as judge_images
+from poise.metrics.judging import DEFAULT_METRICS
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
 from poise.training.disk import is_full
+from poise.training.hardware import choose_device
 from poise.training.picture import picture
 from poise.training.processes import rank
 
@@ -49,24 +52,55 @@ def evaluate(
     seed: int = 0,
     network: str = "ema",
     checkpoint: str | int = "newest",
+    metrics: str | None = None,
+    extractor: str | None = None,
+    against: str | None = None,
+    precision: str = "fp32",
+    resolution: int | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
-    """Judge a run's generator and keep the result in its ``evaluation.json``.
+    """Judge a run's generator, kept in its ``evaluation.json``; or the images of a folder or of another generator.
 
     Args:
-        run: a run or its folder.
-        samples: images to draw; the recipe's ``evaluation_samples`` by default.
-        seed: which images. network: "ema" or "generator". checkpoint: "newest", "best" or a step.
+        run: a run or its folder; or, with ``against``, a folder or zip of images, or a generator's file.
+        samples: images to judge; the recipe's ``evaluation_samples``, all of a folder, 10,000 of a file by default.
+        seed: which images. network: "ema" or "generator", of a run. checkpoint: "newest", "best" or a step.
+        metrics: of ``poise.metrics.METRICS``, with commas between; by default what the run's data is judged by.
+        extractor: of ``poise.metrics.EXTRACTORS``.
+        against: a folder or zip of real images, or a source, ``NAME`` or ``NAME:PATH``; a run's own data by default.
+        precision: the extractor's, "fp32" or "bf16". resolution: pixels that folders' images are brought to.
+        device: as in a recipe.
 
     Returns:
-        What is kept: samples, seed, extractor, seconds, and each metric's value, unit, better direction and reference.
+        What is kept: samples, seed, extractor, seconds, and each metric's value, unit, better direction, and interval
+        or reference.
     """
+    from poise.metrics.sources import data_named, images_to_judge
+
+    real = None if against is None else data_named(against, resolution)
+    if real is not None and not isinstance(run, Run) and not (Path(run) / "recipe.yaml").is_file():
+        where = str(choose_device(device))
+        batches, n = images_to_judge(run, real, samples, seed, where, resolution)
+        chosen = DEFAULT_METRICS if metrics is None else metrics
+        return {**judge_images(batches, n, real, chosen, extractor, precision, where).to_json(), "seed": seed}
+    if real is None and not isinstance(run, Run) and _is_other(Path(run)):
+        raise ValueError(f"{run} is no run; give --against, a folder or data source to compare its images with")
     run = run if isinstance(run, Run) else Run(run)
-    sampler, step = run.sampler_and_step(network, checkpoint=checkpoint)
+    sampler, step = run.sampler_and_step(network, device, checkpoint)
     samples = run.recipe.evaluation_samples if samples is None else samples
-    found = judge(sampler, run.data(), samples, seed, with_reference=True)
+    found = judge(
+        sampler, real or run.data(), samples, seed, True, metrics=metrics, extractor=extractor, precision=precision
+    )
     kept = {"step": step, "network": network, **found.to_json()}
     run.write_json("evaluation.json", kept)
     return kept
+
+
+def _is_other(path: Path) -> bool:
+    """Whether something is there that is no run: a file, or a folder with something in it."""
+    if path.is_dir():
+        return not (path / "recipe.yaml").is_file() and any(path.iterdir())
+    return path.is_file()
 
 
 def write_report(run: Run | str | Path) -> Path:

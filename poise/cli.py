@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from safetensors import SafetensorError
@@ -87,8 +89,12 @@ def _sample(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import evaluate
 
-    which = (arguments.network, arguments.checkpoint)
-    _print_evaluation(evaluate(arguments.run, arguments.samples, arguments.seed, *which))
+    names = ("network", "checkpoint", "metrics", "extractor", "against", "precision", "resolution", "device")
+    options = {name: getattr(arguments, name) for name in names}
+    found = evaluate(arguments.run, arguments.samples, arguments.seed, **options)
+    _print_evaluation(found)
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
 
 
@@ -169,7 +175,7 @@ def _list(entries: Builders[Any]) -> None:
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], str]] = {
     "train": (_train, "train a recipe, judge it and write a report"),
     "sample": (_sample, "draw images of a run's generator into one PNG"),
-    "evaluate": (_evaluate, "judge a run's generator again"),
+    "evaluate": (_evaluate, "judge a run's generator again, or a folder of images, or a generator's file"),
     "report": (_report, "write a run's report.html again"),
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),
@@ -206,8 +212,9 @@ def _parser() -> _Parser:
     made["data"].add_argument("path", metavar="PATH", nargs="?", help="a folder or zip of images, lmdb or tar shards")
     made["convert"].add_argument("source", metavar="SOURCE", help="a file of torch-mimicry, BigGAN-PyTorch, …")
     made["convert"].add_argument("out", metavar="OUT", help="the file to write, .safetensors")
-    for name in ("sample", "evaluate", "report"):
+    for name in ("sample", "report"):
         made[name].add_argument("run", metavar="RUN", help="a run folder")
+    made["evaluate"].add_argument("run", metavar="RUN", help="a run, a folder or zip of images, or a generator's file")
     for name in ("sample", "evaluate"):
         made[name].add_argument("--seed", type=int, default=0, help="which images (default: 0)")
         made[name].add_argument(
@@ -228,8 +235,23 @@ def _parser() -> _Parser:
         help="batches for batch norm's statistics (default: 0, as trained)",
     )
     made["sample"].add_argument("--out", default="grid.png", metavar="PNG", help="file (default: grid.png)")
-    made["evaluate"].add_argument("--samples", type=int, metavar="N", help="images drawn (default: the recipe's)")
+    made["evaluate"].add_argument("--samples", type=int, metavar="N", help="images (default: the recipe's, or all)")
+    for flag, metavar, text in _EVALUATE_OPTIONS:
+        made["evaluate"].add_argument(f"--{flag}", metavar=metavar, help=text)
+    made["evaluate"].add_argument("--resolution", type=int, metavar="N", help="bring folders' images to N pixels")
+    made["evaluate"].add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="the extractor's (default: fp32)"
+    )
+    made["evaluate"].add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda … (default: auto)")
     return parser
+
+
+_EVALUATE_OPTIONS = (
+    ("metrics", "LIST", "fid, kid, is, pr, dc, fid-infinity, intra-fid, with commas between (default: by the data)"),
+    ("extractor", "NAME", "inception-v3, dinov2, clip, efficientnet-lite0, digits (default: Inception if it is here)"),
+    ("against", "DATA", "a folder or zip of real images, or NAME:PATH of a data source (default: the run's data)"),
+    ("out", "FILE", "keep the result as JSON in a file, too"),
+)
 
 
 def _recipe_fields() -> str:
@@ -278,10 +300,21 @@ def _split_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def _print_evaluation(evaluation: dict[str, Any] | None) -> None:
     if evaluation is None:
         return
-    print(f"judged at step {evaluation['step']} by {evaluation['extractor']}, n = {evaluation['samples']}")
+    at = f" at step {evaluation['step']}" if "step" in evaluation else ""
+    print(f"judged{at} by {evaluation['extractor']}, n = {evaluation['samples']}")
+    if "preprocessing" in evaluation:
+        told = (
+            f"weights {evaluation['weights']}, {evaluation['precision']}, against {evaluation['real_samples']} images"
+        )
+        print(f"  {evaluation['preprocessing']}; {told}")
+    width = max(13, *map(len, evaluation["metrics"]))
     for name, metric in evaluation["metrics"].items():
         reference = f"   real held-out images: {metric['reference']:.4g}" if "reference" in metric else ""
-        print(f"  {name:<13} {metric['value']:>9.4g}  {metric['unit']}, {metric['better']} is better{reference}")
+        reach = "   95% {:.4g} to {:.4g}".format(*metric["interval"]) if "interval" in metric else ""
+        print(
+            f"  {name:<{width}} {metric['value']:>9.4g}  {metric['unit']}, {metric['better']} is better"
+            f"{reference}{reach}"
+        )
 
 
 def _one_line(error: BaseException) -> str:

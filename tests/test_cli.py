@@ -257,6 +257,10 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "unknown sample option": (["sample", "{run}", "--sed", "3"], 2, "unknown option '--sed' of poise sample; .*--seed"),
     "one sample": (["evaluate", "{run}", "--samples", "1"], 2, "samples is 1; .*at least 2"),
     "no sample": (["evaluate", "{run}", "--samples", "0"], 2, "samples is 0; .*at least 2"),
+    "unknown metric": (["evaluate", "{run}", "--metrics", "fdi"], 2, "unknown metric 'fdi'; did you mean 'fid'"),
+    "unknown extractor": (["evaluate", "{run}", "--extractor", "vgg"], 2, "unknown extractor 'vgg'; known: inception"),
+    "against nothing": (["evaluate", "{run}", "--against", "nowhere"], 2, "nowhere is neither a folder or zip .* nor"),
+    "evaluate a file alone": (["evaluate", "list.yaml"], 2, "list.yaml is no run; give --against"),
     "no checkpoint": (["sample", "{bare}"], 1, "holds no checkpoint; no checkpoint is usable"),
     "no such step": (["sample", "{run}", "--checkpoint", "5"], 1, "holds no checkpoint of step 5; it holds 4, 6"),
     "a checkpoint of no kind": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from poise.data.toys import Points
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
 from poise.metrics.coverage import judge_points
 from poise.metrics.digits_classifier import FEATURES, digits_classifier
+from poise.metrics.extractors import EXTRACTORS, INCEPTION, OWN_NAMES, Extractor, default_extractor
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.sampling import Sampler, to_float
+from poise.metrics.judging import DEFAULT_METRICS, Judgement, is_images, judge
+from poise.sampling import Sampler, labels, to_float
 
 BATCH = 1000  # images judged at once
 
@@ -51,6 +53,8 @@ class Evaluation:
     """what as many images of the held-out split score"""
     measures: Mapping[str, Measure] = field(default_factory=lambda: MEASURES)
     """what the figures are"""
+    judgement: Judgement | None = None
+    """of what was judged in an extractor's features: intervals, preprocessing and the rest"""
 
     def to_record(self) -> dict[str, float]:
         """As one line of ``metrics.jsonl`` holds it."""
@@ -58,6 +62,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """As kept in ``evaluation.json``."""
+        if self.judgement is not None:
+            return {**self.judgement.to_json(), "seed": self.seed}
         metrics = {}
         for name, value in self.values.items():
             entry = {"value": value, "unit": self.measures[name].unit, "better": self.measures[name].better}
@@ -73,22 +79,42 @@ class Evaluation:
         }
 
 
+def figure_names() -> list[str]:
+    """All names that figures of any judge have."""
+    own = [own.format(name.replace("-", "_")) for name in EXTRACTORS if name != INCEPTION for own in OWN_NAMES.values()]
+    return [*MEASURES, "good", *OWN_NAMES, "precision", "recall", "density", "coverage", *own]
+
+
 def can_judge(data: Images) -> bool:
-    """Whether there are measures for images of this source."""
-    return isinstance(data, StackedDigits | Points)
+    """Whether there are measures for data of this source, with what is installed."""
+    if isinstance(data, StackedDigits | Points):
+        return True
+    try:
+        default_extractor()
+    except ValueError:
+        return False
+    return is_images(data)
 
 
 def evaluate(
-    sampler: Sampler, data: Images, samples: int = 10_000, seed: int = 0, with_reference: bool = False
+    sampler: Sampler,
+    data: Images,
+    samples: int = 10_000,
+    seed: int = 0,
+    with_reference: bool = False,
+    metrics: str | Iterable[str] | None = None,
+    extractor: str | Extractor | None = None,
+    precision: str = "fp32",
 ) -> Evaluation:
-    """Judge a generator by every measure its data source has.
+    """Judge a generator: stacked digits by their own measures; other images, or if asked, in an extractor's features.
 
     Args:
         sampler: the generator.
         data: the source it was trained on.
         samples: images drawn, at least 2.
         seed: which images.
-        with_reference: judge as many held-out real images too.
+        with_reference: judge as many held-out real images too, where the source has some.
+        metrics, extractor, precision: as ``poise.metrics.judge`` takes them.
 
     Raises:
         ValueError: fewer than 2 samples, or a source that has no judge.
@@ -96,9 +122,28 @@ def evaluate(
     if samples < 2:
         raise ValueError(f"samples is {samples}; a judgement needs at least 2 images")
     if isinstance(data, Points):
+        if metrics is not None or extractor is not None:
+            raise ValueError(
+                "points in the plane are judged by modes and good; extractors and their metrics see images"
+            )
         return _evaluate_points(sampler, data, samples, seed, with_reference)
-    if not isinstance(data, StackedDigits):
-        raise ValueError(f"no judge for {type(data).__name__}; there is one for StackedDigits and one for Points")
+    if not isinstance(data, StackedDigits) or metrics is not None or extractor is not None:
+        if not is_images(data):
+            raise ValueError(
+                f"no judge for {type(data).__name__}; there is one for StackedDigits, one for Points, one for images"
+            )
+        drawn = labelled(sampler, samples, seed)
+        metrics = DEFAULT_METRICS if metrics is None else metrics
+        found = judge(drawn, samples, data, metrics, extractor, precision, sampler.device)
+        return Evaluation(
+            {figure.name: figure.value for figure in found.figures},
+            samples,
+            seed,
+            found.about["extractor"],
+            found.seconds,
+            measures={figure.name: Measure(figure.unit, figure.better) for figure in found.figures},
+            judgement=found,
+        )
     started = time.perf_counter()
     values = judge_stacked_digits(_drawn(sampler, samples, seed), data)
     reference = {}
@@ -166,6 +211,15 @@ def _exact_statistics(
 def _drawn(sampler: Sampler, samples: int, seed: int) -> Iterator[Tensor]:
     for first, size in _spans(samples):
         yield sampler.sample(size, seed=seed, start=first).permute(0, 3, 1, 2)
+
+
+def labelled(
+    sampler: Sampler, samples: int, seed: int, truncation: float | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """A generator's images, uint8 (size, 3, H, W), and the labels they were drawn for, None without classes."""
+    for first, size in _spans(samples):
+        images = sampler.sample(size, seed=seed, start=first, truncation=truncation)
+        yield images.permute(0, 3, 1, 2), labels(sampler.generator, seed, first, size)
 
 
 def _spans(samples: int) -> Iterator[tuple[int, int]]:

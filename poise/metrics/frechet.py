@@ -7,16 +7,21 @@ from torch import Tensor
 
 
 class GaussianStatistics:
-    """Mean and covariance of features, streamed in float64: no feature is kept."""
+    """Mean and covariance of features, streamed in float64: no feature is kept.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: features of an image.
+        device: where sums are kept; one without float64 will not do.
+    """
+
+    def __init__(self, dim: int, device: str | torch.device = "cpu") -> None:
         self.n = 0
-        self._sum = torch.zeros(dim, dtype=torch.float64)
-        self._outer = torch.zeros(dim, dim, dtype=torch.float64)
+        self._sum = torch.zeros(dim, dtype=torch.float64, device=device)
+        self._outer = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     def add(self, features: Tensor) -> None:
         """Take in features of shape (n, dim)."""
-        features = features.detach().cpu().double()
+        features = features.detach().to(self._sum.device).double()
         self.n += len(features)
         self._sum += features.sum(0)
         self._outer += features.T @ features
@@ -24,14 +29,14 @@ class GaussianStatistics:
     @property
     def mean(self) -> Tensor:
         """(dim,)"""
-        return self._sum / self.n
+        return (self._sum / self.n).cpu()
 
     @property
     def covariance(self) -> Tensor:
         """Unbiased, (dim, dim). Raises ValueError for fewer than 2 features."""
         if self.n < 2:
             raise ValueError(f"{self.n} features were added; a covariance needs at least 2")
-        return (self._outer - self.n * torch.outer(self.mean, self.mean)) / (self.n - 1)
+        return (self._outer.cpu() - self.n * torch.outer(self.mean, self.mean)) / (self.n - 1)
 
 
 def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:

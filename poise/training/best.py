@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from poise.metrics import MEASURES
+from poise.metrics import Measure
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Best:
     step: int
     """generator updates done when it was made; there is a checkpoint of that step"""
     measure: str
-    """a name of ``poise.metrics.MEASURES``"""
+    """its name"""
     value: float
     """in that measure's unit"""
 
@@ -36,18 +36,20 @@ def measure_for(best_by: str, measured: Mapping[str, float]) -> str | None:
     return next((name for name in measured if name.startswith(("fid", "fd"))), next(iter(measured), None))
 
 
-def better(best: Best | None, step: int, measured: Mapping[str, float], best_by: str) -> Best | None:
+def better(
+    best: Best | None, step: int, measured: Mapping[str, float], measures: Mapping[str, Measure], best_by: str
+) -> Best | None:
     """The best after a judgement: ``best`` itself unless the new one is strictly better; what is not finite never is.
 
     Args:
-        best: so far. step: of the judgement. measured: its figures by name. best_by: as ``measure_for`` takes it.
+        best: so far. step: of the judgement. measured: its figures by name. measures: what they are. best_by: as ``measure_for`` takes it.
     """
     measure = measure_for(best_by, measured)
     if measure is None or not math.isfinite(measured[measure]):
         return best
     value = float(measured[measure])
     if best is not None and best.measure == measure:
-        gain = value - best.value if MEASURES[measure].better == "higher" else best.value - value
+        gain = value - best.value if measures[measure].better == "higher" else best.value - value
         if not gain > 0:
             return best
     return Best(step, measure, value)

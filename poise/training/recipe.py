@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from poise.augmentation import AUGMENTATIONS
 from poise.data import SOURCES
 from poise.losses import LOSSES
-from poise.metrics import MEASURES
+from poise.metrics import figure_names
 from poise.models import MODELS
 from poise.norms import NORMS
 from poise.penalties import OF_WEIGHTS, PENALTIES
@@ -116,7 +116,7 @@ class Recipe(Section):
             if kind in self.augment[:index]:
                 raise RecipeError(f"augment.{index}: {kind!r} is there already; give each kind once")
         if self.best_by not in ("auto", "none"):
-            _known("best_by", self.best_by, Registry("measure", MEASURES))
+            _known("best_by", self.best_by, Registry("measure", dict.fromkeys(figure_names())))
         for field in ("g_optimizer", "d_optimizer"):
             chosen = getattr(self, field)
             try:

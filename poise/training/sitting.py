@@ -130,7 +130,7 @@ class Sitting:
         self.judged = "".join(f", {name} {value:.4g}" for name, value in found.values.items())
         self.log.write({**self._at(step), "evaluation": found.to_record()})
         self.write_json("evaluation.json", {"step": step, **found.to_json()})
-        self.best = better(self.best, step, found.values, recipe.best_by)
+        self.best = better(self.best, step, found.values, found.measures, recipe.best_by)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, and drop those that are no longer wanted."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from poise.data.digits import StackedDigits
-from poise.metrics import MEASURES, evaluate, evaluation
+from poise.data.stored import Memory, StoredImages
+from poise.metrics import MEASURES, can_judge, evaluate, evaluation
 from poise.metrics.evaluation import judge_stacked_digits
 from poise.sampling import Sampler, to_float
 
@@ -124,11 +125,35 @@ def test_too_few_samples_are_refused(samples: int) -> None:
 
 
 def test_a_source_without_a_judge_is_refused() -> None:
-    class Clouds:
-        resolution, num_classes = 16, 0
+    class Points:
+        resolution, num_classes = 2, 0
 
         def batch(self, start: int, size: int) -> Any:
-            return torch.zeros(size, 3, 16, 16, dtype=torch.uint8), torch.arange(start, start + size)
+            return torch.zeros(size, 2), torch.arange(start, start + size)
 
-    with pytest.raises(ValueError, match=r"no judge for Clouds; .* StackedDigits"):
-        evaluate(playback(1), Clouds(), 20)
+    assert not can_judge(Points())
+    with pytest.raises(ValueError, match=r"no judge for Points; .* StackedDigits and other images"):
+        evaluate(playback(1), Points(), 20)
+
+
+def test_other_images_are_judged_where_an_extractor_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = StoredImages(Memory(torch.zeros(4, 16, 16, 3, dtype=torch.uint8)), torch.zeros(4, dtype=torch.int64), 0, 16)
+
+    def nothing() -> str:
+        raise ValueError("no extractor is here")
+
+    assert can_judge(noise)
+    monkeypatch.setattr(evaluation, "default_extractor", nothing)
+    assert not can_judge(noise)
+    assert can_judge(StackedDigits())
+
+
+def test_digits_can_be_judged_in_features_too() -> None:
+    found = evaluate(playback(30), StackedDigits(), 30, metrics="pr,fid", extractor="digits")
+    assert list(found.values) == ["precision", "recall", "fd_digits"]
+    kept = json.loads(json.dumps(found.to_json()))
+    assert (kept["extractor"], kept["samples"], kept["seed"]) == ("digits", 30, 0)
+    assert kept["preprocessing"] == "none to 16, minus 127.5, over 127.5"
+    low, high = kept["metrics"]["fd_digits"]["interval"]
+    assert low < kept["metrics"]["fd_digits"]["value"] < high
+    assert found.to_record().keys() == {"precision", "recall", "fd_digits", "samples", "seconds"}

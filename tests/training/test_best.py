@@ -37,17 +37,17 @@ def test_the_measure_that_decides(best_by: str, measured: dict[str, float], expe
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_better_is_strictly_so_in_the_measures_own_direction(measure: str) -> None:
-    first = better(None, 1, {measure: 5.0}, measure)
+    first = better(None, 1, {measure: 5.0}, MEASURES, measure)
     assert first == Best(1, measure, 5.0)
-    more, less = (better(first, 2, {measure: value}, measure) for value in (6.0, 4.0))
+    more, less = (better(first, 2, {measure: value}, MEASURES, measure) for value in (6.0, 4.0))
     improved = Best(2, measure, 6.0 if MEASURES[measure].better == "higher" else 4.0)
     assert (more, less) == ((improved, first) if MEASURES[measure].better == "higher" else (first, improved))
-    assert better(first, 2, {measure: 5.0}, measure) is first
+    assert better(first, 2, {measure: 5.0}, MEASURES, measure) is first
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_never_best(value: float) -> None:
-    assert better(None, 1, {"modes": value}, "modes") is None
+    assert better(None, 1, {"modes": value}, MEASURES, "modes") is None
 
 
 @pytest.fixture

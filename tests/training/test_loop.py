@@ -107,7 +107,7 @@ def test_the_kept_recipe_is_resolved_and_says_what_it_ran_on(tiny: Tiny, tmp_pat
     assert kept.seed == 7
     assert kept.versions["torch"] == torch.__version__
     assert {"poise", "torch", "python", "device", "processor"} == kept.versions.keys()
-    assert kept.model_copy(update={"precision": "auto", "versions": {}}) == given
+    assert kept.model_copy(update={"precision": "auto", "compile": "auto", "versions": {}}) == given
 
 
 def test_metrics_hold_a_line_for_every_cadence(finished: Run) -> None:
