@@ -175,7 +175,7 @@ def _list(entries: Builders[Any]) -> None:
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], str]] = {
     "train": (_train, "train a recipe, judge it and write a report"),
     "sample": (_sample, "draw images of a run's generator into one PNG"),
-    "evaluate": (_evaluate, "judge a run's generator again, or a folder of images, or a generator's file"),
+    "evaluate": (_evaluate, "judge a run's generator, a folder or a generator's file"),
     "report": (_report, "write a run's report.html again"),
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),

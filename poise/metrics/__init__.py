@@ -1,7 +1,7 @@
 """Judging images: mode coverage, FID, KID, IS, precision/recall, density/coverage, each named for what it is."""
 
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
-from poise.metrics.evaluation import MEASURES, Evaluation, Measure, can_judge, evaluate, figure_names
+from poise.metrics.evaluation import MEASURES, Evaluation, Measure, can_judge, evaluate, figure_names, has_own_measures
 from poise.metrics.extractors import EXTRACTORS, Extractor, default_extractor, register_extractor
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
 from poise.metrics.judging import METRICS, Figure, Judgement, judge
@@ -24,6 +24,7 @@ __all__ = [
     "evaluate",
     "figure_names",
     "frechet_distance",
+    "has_own_measures",
     "judge",
     "mode_kl",
     "modes_covered",

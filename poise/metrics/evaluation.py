@@ -85,9 +85,14 @@ def figure_names() -> list[str]:
     return [*MEASURES, "good", *OWN_NAMES, "precision", "recall", "density", "coverage", *own]
 
 
+def has_own_measures(data: Images) -> bool:
+    """Whether the source is judged by its known modes, and needs no extractor."""
+    return isinstance(data, StackedDigits | Points)
+
+
 def can_judge(data: Images) -> bool:
     """Whether there are measures for data of this source, with what is installed."""
-    if isinstance(data, StackedDigits | Points):
+    if has_own_measures(data):
         return True
     try:
         default_extractor()

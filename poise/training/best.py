@@ -42,7 +42,8 @@ def better(
     """The best after a judgement: ``best`` itself unless the new one is strictly better; what is not finite never is.
 
     Args:
-        best: so far. step: of the judgement. measured: its figures by name. measures: what they are. best_by: as ``measure_for`` takes it.
+        best: so far. step: of the judgement. measured: its figures by name. measures: what they are.
+        best_by: as ``measure_for`` takes it.
     """
     measure = measure_for(best_by, measured)
     if measure is None or not math.isfinite(measured[measure]):

@@ -81,7 +81,7 @@ def train(
         run = Run(folder)
         where = hardware.describe(device) + (f", {together.count} processes" if together.count > 1 else "")
         say(f"{recipe.name}: {recipe.steps} steps on {where} in {recipe.precision}, into {folder}")
-        if not can_judge(data):
+        if recipe.evaluate_every and not can_judge(data):
             say(f"there is no judge for {recipe.data.name}: the run is not evaluated, look at its samples")
 
         with stop_signals() as stop, Sitting(run, state, done, together, say, bar) as sitting:

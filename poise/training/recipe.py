@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from poise.augmentation import AUGMENTATIONS
 from poise.data import SOURCES
 from poise.losses import LOSSES
-from poise.metrics import figure_names
+from poise.metrics import METRICS, figure_names
 from poise.models import MODELS
 from poise.norms import NORMS
 from poise.penalties import OF_WEIGHTS, PENALTIES
@@ -98,8 +98,10 @@ class Recipe(Section):
     """when a loss, gradient or weight is not finite: stop, or rollback to the last checkpoint with halved rates"""
     max_rollbacks: PositiveInt = 3
     """times a run may roll back before it stops"""
-    evaluate_every: PositiveInt = 1_000
-    """steps between judgements of the EMA generator; the last step is always judged"""
+    evaluate_every: PositiveInt | None = 1_000
+    """steps between judgements of the EMA generator, the last step's among them; None: it is not judged"""
+    metrics: list[str] = Field(default_factory=lambda: ["fid", "is"])
+    """what it is judged by, of poise.metrics.METRICS, where the data has no measures of its own"""
     evaluation_samples: Annotated[int, Field(ge=2)] = 10_000
     """images made for each judgement"""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -115,6 +117,8 @@ class Recipe(Section):
             _known(f"augment.{index}", kind, AUGMENTATIONS)
             if kind in self.augment[:index]:
                 raise RecipeError(f"augment.{index}: {kind!r} is there already; give each kind once")
+        for index, metric in enumerate(self.metrics):
+            _known(f"metrics.{index}", metric, METRICS)
         if self.best_by not in ("auto", "none"):
             _known("best_by", self.best_by, Registry("measure", dict.fromkeys(figure_names())))
         for field in ("g_optimizer", "d_optimizer"):

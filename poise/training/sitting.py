@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from poise.metrics import can_judge, evaluate
+from poise.metrics import can_judge, evaluate, has_own_measures
 from poise.monitor import Monitor, Verdict
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint
@@ -80,7 +80,8 @@ class Sitting:
     def due(self, step: int) -> dict[str, bool]:
         """What is to be done after a step, by the cadences of the recipe; all of it after the last."""
         recipe = self.recipe
-        due = {every: step == recipe.steps or step % getattr(recipe, every) == 0 for every in _CADENCES}
+        cadences = {name: getattr(recipe, name) for name in _CADENCES}
+        due = {name: bool(every) and (step == recipe.steps or step % every == 0) for name, every in cadences.items()}
         due["checkpoint_every"] |= recipe.keep_every is not None and step % recipe.keep_every == 0
         return due
 
@@ -122,7 +123,12 @@ class Sitting:
         if not can_judge(data):
             return
         sampler = Sampler(self.state.ema.module, self.state.players.latent)
-        judging = partial(evaluate, samples=recipe.evaluation_samples, with_reference=step == recipe.steps)
+        judging = partial(
+            evaluate,
+            samples=recipe.evaluation_samples,
+            with_reference=step == recipe.steps,
+            metrics=None if has_own_measures(data) else recipe.metrics,
+        )
         found = self.together.once(partial(judging, sampler, data))
         if not self.judged and recipe.best_by != "none" and not measure_for(recipe.best_by, found.values):
             given_by = f"the judge gives {', '.join(found.values)}"

@@ -57,7 +57,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], None
     def arrange(figures: dict[int, float]) -> None:
         values: Iterator[float] = iter(figures.values())
 
-        def found(sampler: Sampler, data: Any, samples: int, with_reference: bool) -> Evaluation:
+        def found(sampler: Sampler, data: Any, samples: int, **how: Any) -> Evaluation:
             return Evaluation({"fd_digits": next(values)}, samples, 0, "arranged", 0.0)
 
         monkeypatch.setattr(sitting, "evaluate", found)

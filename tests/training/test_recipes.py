@@ -31,6 +31,7 @@ def reduced(name: str, pictures: Path) -> dict[str, Any]:
     if recipe.data.name in ("stacked-digits", "ring2d", "grid2d"):
         return changes | {"evaluation_samples": 20}
     changes |= {
+        "evaluate_every": None,
         "data.name": "folder",
         "data.path": str(pictures),
         "data.resolution": recipe.model.options["resolution"],
