@@ -6,22 +6,36 @@ import csv
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contender over ``rounds`` turns, after two to warm up; the order turns as well."""
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 2,
+    around: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
+) -> dict[str, float]:
+    """Median seconds of each contender over ``rounds`` turns, after some to warm up; the order turns as well.
+
+    Args:
+        around: for some contenders, what changes the process while it is their turn; they run once in it, untimed, first.
+    """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-2, rounds):
+    for turn in range(-warm_up, rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
-            contenders[name]()
+            with (around or {}).get(name, nullcontext)():
+                if around and name in around:
+                    contenders[name]()
+                started = time.perf_counter()
+                contenders[name]()
+                spent = time.perf_counter() - started
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(spent)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -4,7 +4,8 @@
 64, five discriminator updates and one generator update; its own ``train_step`` against the same networks here.
 ``demo``: the stacked digits' 16×16 networks, one update of each player and the drawing of its data, against a loop as
 one writes it first. Every way takes turns with the others in one process; each line has one trick more than the one
-above it. The last lines are poise's own functions.
+above it. The lines named poise are its own functions, "memory kept" as ``poise train`` runs them on a CPU; the first
+way is given that as well, for comparison.
 
     python benchmarks/training_step.py [--turns 5] [--networks mimicry demo] [--width 32] [--compile]
 
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +34,7 @@ from poise.data.digits import StackedDigits
 from poise.losses import LOSSES
 from poise.sampling import to_float
 from poise.training import Recipe
+from poise.training.hardware import kept_memory
 from poise.training.step import Players, discriminator_gradients, generator_gradients
 from poise.training.update import discriminator_update, generator_update
 
@@ -251,9 +254,14 @@ def measured(setting: Setting, turns: int, compiled: bool, peaks: dict[str, floa
     ways |= {f"poise {precision}": poises_own(setting, precision) for precision in ("fp32", "bf16")}
     if compiled:
         ways["poise bf16, compiled"] = poises_own(setting, "bf16", compiled=True)
+    kept = {f"{way}, memory kept": way for way in ways if way in (first, "poise fp32", "poise bf16")}
     counted = {way: flops(iteration) for way, iteration in ways.items() if "compiled" not in way}
     counted |= {way: counted["poise bf16"] for way in ways if "compiled" in way}
-    medians = interleaved(ways, turns)
+    keeping = partial(kept_memory, torch.device("cpu"))
+    counted |= {way: counted[plain] for way, plain in kept.items()}
+    ways |= {way: ways[plain] for way, plain in kept.items()}
+    # Counting was a turn, too.
+    medians = interleaved(ways, turns, warm_up=1, around=dict.fromkeys(kept, keeping))
     rows = []
     for way, seconds in medians.items():
         precision = "bf16" if "bf16" in way else "fp32"

@@ -68,7 +68,8 @@ def train(
         "versions": _versions(device, together.count),
     }
     recipe = recipe.model_copy(update=chosen)
-    with torch.random.fork_rng():  # the caller's random numbers are not ours to spend
+    # The caller's random numbers are not ours to spend.
+    with hardware.kept_memory(device), torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         generator, discriminator, data = together.in_turn(partial(build, recipe))
         if recipe.best_by not in ("auto", "none") and not can_judge(data):

@@ -1,5 +1,7 @@
 """What a run gets to compute with: asked for, chosen, and said."""
 
+import platform
+
 import pytest
 import torch
 
@@ -33,3 +35,19 @@ def test_precision_is_what_was_asked_for_or_what_the_processor_has(monkeypatch: 
     for has, chosen in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(hardware, "cpu_has_bf16", lambda has=has: has)
         assert hardware.choose_precision("auto", CPU) == chosen
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have their own ways")
+def test_memory_that_is_freed_is_had_again_without_asking_the_system() -> None:
+    import resource
+
+    def pages_asked_for() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)  # 64 MiB, 16,384 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with hardware.kept_memory(CPU):
+        pages_asked_for()
+        assert pages_asked_for() < 1000
+    pages_asked_for()
+    assert pages_asked_for() > 10_000
