@@ -87,12 +87,19 @@ def _sample(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
-    from poise.api import evaluate
+    from poise.api import evaluate, truncation_curve
 
     names = ("network", "checkpoint", "metrics", "extractor", "against", "precision", "resolution", "device")
     options = {name: getattr(arguments, name) for name in names}
-    found = evaluate(arguments.run, arguments.samples, arguments.seed, **options)
-    _print_evaluation(found)
+    if arguments.truncation is not None:
+        options |= {"samples": arguments.samples, "seed": arguments.seed, "standing": arguments.standing}
+        found = truncation_curve(arguments.run, arguments.truncation, **options)
+        print(f"judged by {found['extractor']}, n = {found['samples']} at each of {len(found['points'])} thresholds")
+    elif arguments.standing:
+        raise ValueError("--standing goes with --truncation; without it a generator is judged as it was trained")
+    else:
+        found = evaluate(arguments.run, arguments.samples, arguments.seed, **options)
+        _print_evaluation(found)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
@@ -227,13 +234,14 @@ def _parser() -> _Parser:
     made["sample"].add_argument("--zoom", type=int, default=4, metavar="N", help="screen pixels a pixel (default: 4)")
     made["sample"].add_argument("--label", type=int, metavar="Y", help="one class only (default: all, at random)")
     made["sample"].add_argument("--truncation", type=float, metavar="X", help="draw latents beyond X σ again")
-    made["sample"].add_argument(
-        "--standing",
-        type=int,
-        default=0,
-        metavar="N",
-        help="batches for batch norm's statistics (default: 0, as trained)",
-    )
+    for name in ("sample", "evaluate"):
+        made[name].add_argument(
+            "--standing",
+            type=int,
+            default=0,
+            metavar="N",
+            help="batches for batch norm's statistics (default: 0, as trained)",
+        )
     made["sample"].add_argument("--out", default="grid.png", metavar="PNG", help="file (default: grid.png)")
     made["evaluate"].add_argument("--samples", type=int, metavar="N", help="images (default: the recipe's, or all)")
     for flag, metavar, text in _EVALUATE_OPTIONS:
@@ -250,6 +258,7 @@ _EVALUATE_OPTIONS = (
     ("metrics", "LIST", "fid, kid, is, pr, dc, fid-infinity, intra-fid, with commas between (default: by the data)"),
     ("extractor", "NAME", "inception-v3, dinov2, clip, efficientnet-lite0, digits (default: Inception if it is here)"),
     ("against", "DATA", "a folder or zip of real images, or NAME:PATH of a data source (default: the run's data)"),
+    ("truncation", "LIST", "judge at each of these thresholds, in σ, such as 0.1,0.2,…,2: a curve, truncation.json"),
     ("out", "FILE", "keep the result as JSON in a file, too"),
 )
 

@@ -8,6 +8,7 @@ from poise.metrics.figures import METRICS, Figure
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
 from poise.metrics.judging import Judgement, judge
 from poise.metrics.preprocessing import Preprocessing
+from poise.metrics.truncation import truncation_curve
 
 __all__ = [
     "EXTRACTORS",
@@ -31,4 +32,5 @@ __all__ = [
     "mode_kl",
     "modes_covered",
     "register_extractor",
+    "truncation_curve",
 ]

@@ -221,11 +221,11 @@ def _drawn(sampler: Sampler, samples: int, seed: int) -> Iterator[Tensor]:
 
 
 def labelled(
-    sampler: Sampler, samples: int, seed: int, truncation: float | None = None
+    sampler: Sampler, samples: int, seed: int, truncation: float | None = None, standing: int = 0
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """A generator's images, uint8 (size, 3, H, W), and the labels they were drawn for, None without classes."""
     for first, size in _spans(samples):
-        images = sampler.sample(size, seed=seed, start=first, truncation=truncation)
+        images = sampler.sample(size, seed=seed, start=first, truncation=truncation, standing=standing)
         yield images.permute(0, 3, 1, 2), labels(sampler.generator, seed, first, size)
 
 

@@ -20,7 +20,6 @@ from poise.metrics.uncertainty import (
     frechet_standard_error,
     interval,
     share_interval,
-    square_root,
 )
 from poise.registry import Registry
 
@@ -63,14 +62,11 @@ class Pair:
     generated: Features
     real: Features
     extractor: Extractor
-    _root: Tensor | None = None
 
     @property
     def root(self) -> Tensor:
-        """The real covariance's root, found once."""
-        if self._root is None:
-            self._root = square_root(self.real.covariance)
-        return self._root
+        """The real covariance's root."""
+        return self.real.root
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """Features of the generated and of the real images."""

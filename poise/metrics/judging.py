@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class Judgement:
     n: int
     n_real: int
     seconds: float
+    real: Features | None = field(default=None, repr=False)
+    """of the images compared with"""
 
     def to_json(self) -> dict[str, Any]:
         """As kept in ``evaluation.json``."""
@@ -38,6 +40,7 @@ class Judgement:
             "samples": self.n,
             "real_samples": self.n_real,
             **self.about,
+            **({"reference": self.real.fingerprint[:16]} if self.real and self.real.fingerprint else {}),
             "seconds": round(self.seconds, 3),
             "metrics": {figure.name: figure.to_json() for figure in self.figures},
         }
@@ -64,6 +67,7 @@ def judge(
     device: str | torch.device = "cpu",
     most_real: int = REFERENCE,
     intervals: bool = True,
+    real: Features | None = None,
 ) -> Judgement:
     """Judge n images against a data source.
 
@@ -74,6 +78,8 @@ def judge(
         extractor: of ``EXTRACTORS``, or one; InceptionV3 by default where its weights are, else EfficientNet-Lite0.
         precision: "fp32" or "bf16". device: where the extractor computes.
         intervals: also for metrics that would need no features kept in memory otherwise.
+        real: a former judgement's, of as many images against the same, with the same metrics and extractor: those
+            compared with are not looked at again.
 
     Raises:
         ValueError: an unknown name, fewer than 2 images, weights that are missing, or what a metric needs is not there.
@@ -91,7 +97,7 @@ def judge(
     keep = (n_real if any(m.labels for m in wanted) else min(n, n_real)) if any(m.features for m in wanted) else 0
     splits = min(SPLITS, n // 2) if any(metric.splits for metric in wanted) else 0
     generated = extract(batches, n, made, keep=keep > 0 or intervals, splits=splits)
-    real = reference_features(against, n_real, made, keep)
+    real = reference_features(against, n_real, made, keep) if real is None else real
     _warn(names, generated, real, made)
     pair = Pair(generated, real, made)
     figures = []
@@ -103,7 +109,7 @@ def judge(
             Figure(called, value, unit, better, reach, generated.n, spent, note)
             for called, value, unit, better, reach, note in found
         ]
-    return Judgement(figures, made.describe(), generated.n, real.n, time.perf_counter() - started)
+    return Judgement(figures, made.describe(), generated.n, real.n, time.perf_counter() - started, real)
 
 
 def _warn(names: list[str], generated: Features, real: Features, extractor: Extractor) -> None:
