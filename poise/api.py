@@ -9,6 +9,7 @@ from typing import Any
 from poise.metrics import evaluate as judge
 from poise.metrics import judge as judge_images
 from poise.metrics.figures import DEFAULT_METRICS
+from poise.report import compare_runs
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
@@ -151,6 +152,14 @@ def _is_other(path: Path) -> bool:
     if path.is_dir():
         return not (path / "recipe.yaml").is_file() and any(path.iterdir())
     return path.is_file()
+
+
+def compare(*runs: Run | str | Path) -> dict[str, Any]:
+    """Runs beside each other, by their ``evaluation.json``; seeds of one recipe as their mean.
+
+    Takes, returns and raises what ``poise.report.compare_runs`` does; ``poise.report.comparison_table`` shows it.
+    """
+    return compare_runs(run.path if isinstance(run, Run) else run for run in runs)
 
 
 def write_report(run: Run | str | Path) -> Path:

@@ -105,6 +105,19 @@ def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
+    from poise.api import compare
+    from poise.report import comparison_table
+
+    found = compare(*arguments.runs)
+    print("\n".join(comparison_table.lines(found)).strip("\n"))
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arguments.plot:
+        print(comparison_table.write_page(found, arguments.plot))
+    return 0
+
+
 def _report(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import write_report
 
@@ -183,6 +196,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], s
     "train": (_train, "train a recipe, judge it and write a report"),
     "sample": (_sample, "draw images of a run's generator into one PNG"),
     "evaluate": (_evaluate, "judge a run's generator, a folder or a generator's file"),
+    "compare": (_compare, "put judged runs beside each other, with intervals and tests"),
     "report": (_report, "write a run's report.html again"),
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),
@@ -215,6 +229,9 @@ def _parser() -> _Parser:
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.ending = _recipe_fields
     made["models"].add_argument("name", metavar="NAME", nargs="?", help="only this one; its options as --option VALUE")
+    made["compare"].add_argument("runs", metavar="RUN", nargs="+", help="runs; seeds of a recipe become one entry")
+    made["compare"].add_argument("--out", metavar="FILE", help="keep the comparison as JSON in a file, too")
+    made["compare"].add_argument("--plot", metavar="HTML", help="draw values with intervals into a page, too")
     made["data"].add_argument("action", nargs="?", choices=("list", "check"), default="list", help="default: list")
     made["data"].add_argument("path", metavar="PATH", nargs="?", help="a folder or zip of images, lmdb or tar shards")
     made["convert"].add_argument("source", metavar="SOURCE", help="a file of torch-mimicry, BigGAN-PyTorch, …")
