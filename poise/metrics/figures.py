@@ -15,6 +15,7 @@ from poise.metrics.intra_class import intra_class_distances
 from poise.metrics.kernel_distance import SUBSET_SIZE, deviation_of_all, kernel_distances
 from poise.metrics.neighbours import NeighbourScores, neighbour_scores
 from poise.metrics.uncertainty import (
+    bootstrap_interval,
     distance_from_root,
     frechet_infinity,
     frechet_standard_error,
@@ -160,8 +161,9 @@ def intra_fid(pair: Pair) -> list[Found]:
     if not len(known):
         raise ValueError("intra-fid needs at least 2 images of a class on both sides; draw more samples")
     name = pair.extractor.figure("intra_fid")
-    note = f"mean over {len(known)} of {len(distances)} classes"
-    return [(name, known.mean().item(), "squared feature units", "lower", None, note)]
+    reach = bootstrap_interval(known) if len(known) > 1 else None
+    note = f"mean over {len(known)} of {len(distances)} classes" + (", bootstrap over them" if reach else "")
+    return [(name, known.mean().item(), "squared feature units", "lower", reach, note)]
 
 
 @dataclass(frozen=True)
