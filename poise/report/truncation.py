@@ -46,11 +46,11 @@ def _plane(points: Sequence[Mapping[str, Any]], score: str, distance: str) -> Ch
     told = [f"{point['threshold']:g}" for point in points]
     figure = go.Figure()
     hover = "truncation %{text}<br>%{x:.4~g}, %{y:.4~g}<extra></extra>"
-    shown = {"mode": "lines+markers+text", "textposition": "top center", "line": {"color": BLUE}}
+    shown = {"mode": "lines+markers+text", "textposition": "top center", "line": {"color": BLUE}, "cliponaxis": False}
     figure.add_scatter(x=x, y=y, text=told, hovertemplate=hover, **shown)
     title = f"{metric_label(score)} against {metric_label(distance)}"
     caption = "Numbers are thresholds, σ: left is truer to the data, up is surer and more varied in class."
-    return Chart(title, caption, _laid_out(figure, f"{distance} (lower is better)", f"{score} (higher is better)"))
+    return Chart(title, caption, _laid_out(figure, "distance (lower is better)", "class score (higher is better)"))
 
 
 def _over_thresholds(points: Sequence[Mapping[str, Any]], name: str) -> Chart:
@@ -75,7 +75,7 @@ def _over_thresholds(points: Sequence[Mapping[str, Any]], name: str) -> Chart:
     caption += "; bars: 95% intervals" if error else ""
     unit = next((entry["unit"] for entry in entries if entry.get("unit")), "unitless")
     label = metric_label(name)
-    return Chart(label, caption.lstrip("; "), _laid_out(figure, "truncation threshold (σ)", f"{name} ({unit})"))
+    return Chart(label, caption.lstrip("; "), _laid_out(figure, "truncation threshold (σ)", unit))
 
 
 def _laid_out(figure: go.Figure, x: str, y: str) -> dict[str, Any]:
