@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from poise.data.digits import StackedDigits
 from poise.data.stored import Memory, StoredImages
-from poise.data.toys import Points
+from poise.data.toys import ring2d
 from poise.metrics import Extractor, Preprocessing, features, judge, judging, truncation_curve
 from poise.metrics.evaluation import labelled
 from poise.metrics.truncation import thresholds
@@ -126,4 +126,4 @@ def test_what_cannot_be_truncated_or_judged_is_refused() -> None:
     with pytest.raises(ValueError, match="samples is 1"):
         truncation_curve(Sampler(Painter()), StackedDigits(), 0.5, 1)
     with pytest.raises(ValueError, match="Points is not judged in an extractor's features"):
-        truncation_curve(Sampler(Painter()), Points.__new__(Points), 0.5, 20, metrics="fid")
+        truncation_curve(Sampler(Painter()), ring2d(), 0.5, 20, metrics="fid")
