@@ -108,9 +108,7 @@ def test_a_judgement_in_features_shows_what_it_rests_on_its_curve_and_its_pictur
         "preprocessing": "tf1-bilinear to 299",
         "real_samples": 77,
     }
-    (run / "evaluation.json").write_text(
-        json.dumps({"step": 150, **about, "real_samples": 77, "metrics": {"fid": fid}})
-    )
+    (run / "evaluation.json").write_text(json.dumps({"step": 150, **about, "metrics": {"fid": fid}}))
     points = [
         {"threshold": t, "metrics": {"fid": {**fid, "value": 41 + t}, "is": {"value": 8.0, "better": "higher"}}}
         for t in (1.0, 0.5)
