@@ -13,13 +13,15 @@ from poise.norms import denormalize, describe, normalize, weight_penalty
 from poise.spectra import condition_number, lipschitz_bound, singular_values, stable_rank
 
 if TYPE_CHECKING:
-    from poise.api import evaluate, train, write_report
+    from poise.api import compare, evaluate, train, truncation_curve, write_report
     from poise.training import Recipe, Run, load
 
 __version__ = "0.1.0"
 
 _ON_USE = {
+    "compare": "poise.api",
     "train": "poise.api",
+    "truncation_curve": "poise.api",
     "evaluate": "poise.api",
     "write_report": "poise.api",
     "load": "poise.training",
@@ -45,6 +47,7 @@ __all__ = [
     "Monitor",
     "Recipe",
     "Run",
+    "compare",
     "condition_number",
     "denormalize",
     "describe",
@@ -55,6 +58,7 @@ __all__ = [
     "singular_values",
     "stable_rank",
     "train",
+    "truncation_curve",
     "weight_penalty",
     "write_report",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from poise.metrics import evaluate as judge
 from poise.metrics import judge as judge_images
-from poise.metrics.judging import DEFAULT_METRICS
+from poise.metrics.figures import DEFAULT_METRICS
+from poise.report import compare_runs
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
@@ -91,8 +92,58 @@ def evaluate(
     found = judge(
         sampler, real or run.data(), samples, seed, True, metrics=metrics, extractor=extractor, precision=precision
     )
-    kept = {"step": step, "network": network, **found.to_json()}
+    kept = {"step": step, "network": network, **({"against": against} if against else {}), **found.to_json()}
     run.write_json("evaluation.json", kept)
+    return kept
+
+
+def truncation_curve(
+    run: Run | str | Path,
+    truncation: str | Iterable[float],
+    samples: int | None = None,
+    seed: int = 0,
+    network: str = "ema",
+    checkpoint: str | int = "newest",
+    metrics: str | None = None,
+    extractor: str | None = None,
+    against: str | None = None,
+    precision: str = "fp32",
+    resolution: int | None = None,
+    device: str = "auto",
+    standing: int = 0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Judge a generator at several truncations of its latents; of a run, kept in ``truncation.json`` and its report.
+
+    Args:
+        run: a run or its folder; or, with ``against``, a generator's file.
+        truncation: thresholds in σ, or words such as "0.1,0.2,…,2".
+        standing: batches for batch norm's standing statistics at each; 0 for the running averages.
+        say: told of each threshold. Others as ``evaluate`` takes them.
+
+    Returns:
+        What is kept: samples, seed, extractor …, and of each point its threshold and metrics.
+    """
+    from poise.metrics import truncation_curve as curve
+    from poise.metrics.sources import data_named, sampler_of
+    from poise.metrics.truncation import thresholds
+
+    options: dict[str, Any] = {"metrics": metrics, "extractor": extractor, "precision": precision, "standing": standing}
+    wanted = thresholds(truncation)
+    real = None if against is None else data_named(against, resolution)
+    if not isinstance(run, Run) and _is_other(Path(run)):
+        if real is None or Path(run).is_dir():
+            what = "holds images; only a generator's latents are truncated" if Path(run).is_dir() else "is no run"
+            raise ValueError(f"{run} {what}; give a run, or a generator's file and --against what to compare with")
+        sampler = sampler_of(run, str(choose_device(device)))
+        return curve(sampler, real, wanted, 10_000 if samples is None else samples, seed, say=say, **options)
+    run = run if isinstance(run, Run) else Run(run)
+    sampler, step = run.sampler_and_step(network, device, checkpoint)
+    samples = run.recipe.evaluation_samples if samples is None else samples
+    found = curve(sampler, real or run.data(), wanted, samples, seed, say=say, **options)
+    kept = {"step": step, "network": network, **({"against": against} if against else {}), **found}
+    run.write_json("truncation.json", kept)
+    write_page(run.path)
     return kept
 
 
@@ -101,6 +152,14 @@ def _is_other(path: Path) -> bool:
     if path.is_dir():
         return not (path / "recipe.yaml").is_file() and any(path.iterdir())
     return path.is_file()
+
+
+def compare(*runs: Run | str | Path) -> dict[str, Any]:
+    """Runs beside each other, by their ``evaluation.json``; seeds of one recipe as their mean.
+
+    Takes, returns and raises what ``poise.report.compare_runs`` does; ``poise.report.comparison_table`` shows it.
+    """
+    return compare_runs(run.path if isinstance(run, Run) else run for run in runs)
 
 
 def write_report(run: Run | str | Path) -> Path:

@@ -87,14 +87,34 @@ def _sample(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
-    from poise.api import evaluate
+    from poise.api import evaluate, truncation_curve
 
     names = ("network", "checkpoint", "metrics", "extractor", "against", "precision", "resolution", "device")
     options = {name: getattr(arguments, name) for name in names}
-    found = evaluate(arguments.run, arguments.samples, arguments.seed, **options)
-    _print_evaluation(found)
+    if arguments.truncation is not None:
+        options |= {"samples": arguments.samples, "seed": arguments.seed, "standing": arguments.standing}
+        found = truncation_curve(arguments.run, arguments.truncation, **options)
+        print(f"judged by {found['extractor']}, n = {found['samples']} at each of {len(found['points'])} thresholds")
+    elif arguments.standing:
+        raise ValueError("--standing goes with --truncation; without it a generator is judged as it was trained")
+    else:
+        found = evaluate(arguments.run, arguments.samples, arguments.seed, **options)
+        _print_evaluation(found)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
+    from poise.api import compare
+    from poise.report import comparison_table
+
+    found = compare(*arguments.runs)
+    print("\n".join(comparison_table.lines(found)).strip("\n"))
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arguments.plot:
+        print(comparison_table.write_page(found, arguments.plot))
     return 0
 
 
@@ -176,6 +196,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], s
     "train": (_train, "train a recipe, judge it and write a report"),
     "sample": (_sample, "draw images of a run's generator into one PNG"),
     "evaluate": (_evaluate, "judge a run's generator, a folder or a generator's file"),
+    "compare": (_compare, "put judged runs beside each other, with intervals and tests"),
     "report": (_report, "write a run's report.html again"),
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),
@@ -208,6 +229,9 @@ def _parser() -> _Parser:
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.ending = _recipe_fields
     made["models"].add_argument("name", metavar="NAME", nargs="?", help="only this one; its options as --option VALUE")
+    made["compare"].add_argument("runs", metavar="RUN", nargs="+", help="runs; seeds of a recipe become one entry")
+    made["compare"].add_argument("--out", metavar="FILE", help="keep the comparison as JSON in a file, too")
+    made["compare"].add_argument("--plot", metavar="HTML", help="draw values with intervals into a page, too")
     made["data"].add_argument("action", nargs="?", choices=("list", "check"), default="list", help="default: list")
     made["data"].add_argument("path", metavar="PATH", nargs="?", help="a folder or zip of images, lmdb or tar shards")
     made["convert"].add_argument("source", metavar="SOURCE", help="a file of torch-mimicry, BigGAN-PyTorch, …")
@@ -227,13 +251,14 @@ def _parser() -> _Parser:
     made["sample"].add_argument("--zoom", type=int, default=4, metavar="N", help="screen pixels a pixel (default: 4)")
     made["sample"].add_argument("--label", type=int, metavar="Y", help="one class only (default: all, at random)")
     made["sample"].add_argument("--truncation", type=float, metavar="X", help="draw latents beyond X σ again")
-    made["sample"].add_argument(
-        "--standing",
-        type=int,
-        default=0,
-        metavar="N",
-        help="batches for batch norm's statistics (default: 0, as trained)",
-    )
+    for name in ("sample", "evaluate"):
+        made[name].add_argument(
+            "--standing",
+            type=int,
+            default=0,
+            metavar="N",
+            help="batches for batch norm's statistics (default: 0, as trained)",
+        )
     made["sample"].add_argument("--out", default="grid.png", metavar="PNG", help="file (default: grid.png)")
     made["evaluate"].add_argument("--samples", type=int, metavar="N", help="images (default: the recipe's, or all)")
     for flag, metavar, text in _EVALUATE_OPTIONS:
@@ -250,6 +275,7 @@ _EVALUATE_OPTIONS = (
     ("metrics", "LIST", "fid, kid, is, pr, dc, fid-infinity, intra-fid, with commas between (default: by the data)"),
     ("extractor", "NAME", "inception-v3, dinov2, clip, efficientnet-lite0, digits (default: Inception if it is here)"),
     ("against", "DATA", "a folder or zip of real images, or NAME:PATH of a data source (default: the run's data)"),
+    ("truncation", "LIST", "judge at each of these thresholds, in σ, such as 0.1,0.2,…,2: a curve, truncation.json"),
     ("out", "FILE", "keep the result as JSON in a file, too"),
 )
 

@@ -16,9 +16,11 @@ from poise.data.toys import Points
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
 from poise.metrics.coverage import judge_points
 from poise.metrics.digits_classifier import FEATURES, digits_classifier
-from poise.metrics.extractors import EXTRACTORS, INCEPTION, OWN_NAMES, Extractor, default_extractor
+from poise.metrics.extractor import INCEPTION, OWN_NAMES, Extractor
+from poise.metrics.extractors import EXTRACTORS, default_extractor
+from poise.metrics.figures import DEFAULT_METRICS
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.metrics.judging import DEFAULT_METRICS, Judgement, is_images, judge
+from poise.metrics.judging import Judgement, is_images, judge
 from poise.sampling import Sampler, labels, to_float
 
 BATCH = 1000  # images judged at once
@@ -219,11 +221,11 @@ def _drawn(sampler: Sampler, samples: int, seed: int) -> Iterator[Tensor]:
 
 
 def labelled(
-    sampler: Sampler, samples: int, seed: int, truncation: float | None = None
+    sampler: Sampler, samples: int, seed: int, truncation: float | None = None, standing: int = 0
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """A generator's images, uint8 (size, 3, H, W), and the labels they were drawn for, None without classes."""
     for first, size in _spans(samples):
-        images = sampler.sample(size, seed=seed, start=first, truncation=truncation)
+        images = sampler.sample(size, seed=seed, start=first, truncation=truncation, standing=standing)
         yield images.permute(0, 3, 1, 2), labels(sampler.generator, seed, first, size)
 
 

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,9 +24,10 @@ from poise.data import Images
 from poise.data.order import Order
 from poise.data.stored import StoredImages
 from poise.metrics.digits_classifier import cache_folder
-from poise.metrics.extractors import Extractor
+from poise.metrics.extractor import Extractor
 from poise.metrics.frechet import GaussianStatistics
 from poise.metrics.inception_score import SplitScores
+from poise.metrics.uncertainty import square_root
 
 BATCH = 128  # images in an extractor at once
 VERSION = 1  # of what is kept on disk
@@ -41,6 +43,7 @@ class Features:
         n: images. mean: (d,), covariance: (d, d), float64.
         features: float32 (n, d) on the CPU, or None where they were not kept; labels: int64 (n,), or None.
         scores: the class score of each split, or None without a classifier or where it was not asked for.
+        fingerprint: of a reference's images, hexadecimal; the same images, the same fingerprint.
     """
 
     n: int
@@ -49,6 +52,12 @@ class Features:
     features: Tensor | None = None
     labels: Tensor | None = None
     scores: Tensor | None = None
+    fingerprint: str = ""
+
+    @cached_property
+    def root(self) -> Tensor:
+        """The covariance's symmetric root, (d, d), found once."""
+        return square_root(self.covariance)
 
 
 def extract(batches: Batches, n: int, extractor: Extractor, keep: bool = False, splits: int = 0) -> Features:
@@ -125,7 +134,8 @@ def reference_features(data: Images, n: int, extractor: Extractor, keep: int = 0
 
     A cache that is damaged or cannot be written costs time, nothing else.
     """
-    told = {"version": VERSION, "data": data_fingerprint(data, n), "n": n, "keep": keep, **extractor.describe()}
+    fingerprint = data_fingerprint(data, n)
+    told = {"version": VERSION, "data": fingerprint, "n": n, "keep": keep, **extractor.describe()}
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / "references" / f"{key[:32]}.safetensors"
     found = _read(path)
@@ -134,7 +144,7 @@ def reference_features(data: Images, n: int, extractor: Extractor, keep: int = 0
         features = None if made.features is None else made.features[:keep].clone()
         found = Features(n, made.mean, made.covariance, features, made.labels)
         _write(path, found, told)
-    return found
+    return replace(found, fingerprint=fingerprint)
 
 
 def _write(path: Path, found: Features, told: dict[str, object]) -> None:

@@ -104,8 +104,13 @@ def images_to_judge(
         if samples and samples > n:
             raise ValueError(f"samples is {samples}; {target} has {n} images")
         return real_batches(shown, n), n
-    generator = load(path)
-    if not hasattr(generator, "latent_dim"):
-        raise ValueError(f"{target} holds a {type(generator).__name__}, no generator; nothing can be drawn from it")
     n = 10_000 if samples is None else samples
-    return labelled(Sampler(generator.to(device)), n, seed), n
+    return labelled(sampler_of(path, device), n, seed), n
+
+
+def sampler_of(path: str | Path, device: str) -> Sampler:
+    """The generator of a file, ready to draw from. Raises ValueError where it holds none."""
+    generator = load(Path(path).expanduser())
+    if not hasattr(generator, "latent_dim"):
+        raise ValueError(f"{path} holds a {type(generator).__name__}, no generator; nothing can be drawn from it")
+    return Sampler(generator.to(device))

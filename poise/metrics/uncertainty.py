@@ -94,6 +94,15 @@ def interval(value: float, standard_error: float) -> tuple[float, float]:
     return value - reach, value + reach
 
 
+def bootstrap_interval(values: Tensor, draws: int = 2_000, seed: int = 0) -> tuple[float, float]:
+    """95% for the mean of values (n,), by the percentiles of means of n drawn again with replacement (Efron 1979)."""
+    n = len(values)
+    drawn = noise.integers(seed, "bootstrap", torch.arange(draws), n, n)
+    means = values.double().cpu()[drawn].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
 def share_interval(share: float, n: int) -> tuple[float, float]:
     """95% for a share of n samples: Wilson's score interval (1927), within 0 to 1 also at its ends."""
     z = TWO_SIDED_95

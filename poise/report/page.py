@@ -33,7 +33,13 @@ from poise.report.figures import (
     ordered_metrics,
     per_layer,
 )
+from poise.report.truncation import truncation_charts
 
+PICTURES = {
+    "reconstruction.png": "Held-out images and their reconstructions",
+    "neighbours.png": "Generated images and their nearest training images",
+}
+DETAILS = ("network", "real_samples", "against", "reference", "weights", "preprocessing", "precision")
 MOST_GRIDS = 60  # embedded in the page; the folder keeps all
 
 
@@ -70,10 +76,11 @@ def _content(run: Path) -> dict[str, Any]:
     versions = recipe.pop("versions", None) or {}
     training, judgements, notes = read_metrics(run / "metrics.jsonl")
     final, diagnosis = (_read_json(run / name, notes) for name in ("evaluation.json", "diagnosis.json"))
+    curve = _read_json(run / "truncation.json", notes)
     last = max([*training[-1:], *judgements[-1:]], key=lambda record: record["step"], default={})
     if not diagnosis and training and training[-1].get("verdict"):
         diagnosis = {key: training[-1][key] for key in ("verdict", "step")}
-    sections = _sections(training, judgements, final)
+    sections = _sections(training, judgements, final) | {"truncation": truncation_charts(curve)}
     return {
         "run": run.resolve().name,
         "recipe": recipe,
@@ -84,6 +91,8 @@ def _content(run: Path) -> dict[str, Any]:
         "notes": notes,
         "table": _table(judgements, final),
         "grids": read_grids(run / "samples", notes),
+        "curve": curve,
+        "pictures": read_pictures(run, notes),
         "sections": sections,
         "plotly_js": Markup(get_plotlyjs()) if any(sections.values()) else "",
     }
@@ -162,14 +171,26 @@ def read_grids(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
         paths = [paths[round(i * (len(paths) - 1) / (MOST_GRIDS - 1))] for i in range(MOST_GRIDS)]
     grids = []
     for step, path in paths:
-        png = path.read_bytes()
-        if not png.startswith(b"\x89PNG\r\n\x1a\n") or b"IEND" not in png[-12:]:
-            notes.append(f"samples/{path.name} is not a whole PNG and is left out.")
-            continue
-        width, height = struct.unpack(">II", png[16:24])
-        uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-        grids.append({"step": step, "width": width, "height": height, "uri": uri})
+        embedded = _embedded(path, f"samples/{path.name}", notes)
+        if embedded:
+            grids.append({"step": step, **embedded})
     return grids
+
+
+def read_pictures(run: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Pictures that judgements left in the run: {title, width, height (pixels), uri}."""
+    found = ((title, _embedded(run / name, name, notes)) for name, title in PICTURES.items() if (run / name).is_file())
+    return [{"title": title, **embedded} for title, embedded in found if embedded]
+
+
+def _embedded(path: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
+    """A PNG's {width, height, uri}, or None and a note for half a one."""
+    png = path.read_bytes()
+    if not png.startswith(b"\x89PNG\r\n\x1a\n") or b"IEND" not in png[-12:]:
+        notes.append(f"{name} is not a whole PNG and is left out.")
+        return None
+    width, height = struct.unpack(">II", png[16:24])
+    return {"width": width, "height": height, "uri": "data:image/png;base64," + base64.b64encode(png).decode("ascii")}
 
 
 def _table(judgements: Sequence[Record], final: Record) -> dict[str, Any] | None:
@@ -188,11 +209,19 @@ def _table(judgements: Sequence[Record], final: Record) -> dict[str, Any] | None
         unit = "" if str(entry.get("unit") or "") in label else entry["unit"]
         better = entry.get("better") or KNOWN.get(name, ("", "", ""))[2]
         row = {"label": label, "value": entry.get("value"), "unit": unit, "reference": entry.get("reference")}
-        rows.append({**row, "better": better})
+        row |= {"interval": _interval(entry.get("interval")), "note": entry.get("note") or ""}
+        rows.append({**row, "n": entry.get("n", about.get("samples")), "better": better})
     return {
         "rows": rows,
+        "details": "; ".join(f"{key.replace('_', ' ')} {about[key]}" for key in DETAILS if about.get(key)),
         **{key: about.get(key) for key in ("final", "step", "samples", "seed", "extractor", "seconds")},
     }
+
+
+def _interval(given: Any) -> str:
+    """A 95% interval for people; empty where there is none."""
+    ends = [finite(end) for end in given] if isinstance(given, list) and len(given) == 2 else []
+    return f"{number(ends[0])} to {number(ends[1])}" if ends and None not in ends else ""
 
 
 def _sections(training: Sequence[Record], judgements: Sequence[Record], final: Record) -> dict[str, list[Chart]]:

@@ -100,6 +100,37 @@ def test_the_page_has_every_section_and_says_what_the_folder_says(run: Path) -> 
     assert sum(attributes.get("class") == "plot" for _, attributes in page.tags) == 3 + 2 + 2 + 2
 
 
+def test_a_judgement_in_features_shows_what_it_rests_on_its_curve_and_its_pictures(run: Path) -> None:
+    fid = {"value": 41.5, "interval": [40.25, 42.75], "n": 900, "unit": "units", "better": "lower", "note": "jackknife"}
+    about = {
+        "extractor": "inception-v3",
+        "weights": "abc123",
+        "preprocessing": "tf1-bilinear to 299",
+        "real_samples": 77,
+    }
+    (run / "evaluation.json").write_text(json.dumps({"step": 150, **about, "metrics": {"fid": fid}}))
+    points = [
+        {"threshold": t, "metrics": {"fid": {**fid, "value": 41 + t}, "is": {"value": 8.0, "better": "higher"}}}
+        for t in (1.0, 0.5)
+    ]
+    (run / "truncation.json").write_text(json.dumps({"samples": 900, "standing": 16, "points": points}))
+    grid(run / "reconstruction.png")
+    (run / "neighbours.png").write_bytes(b"no picture")
+    page = Page(write_report(run))
+    assert page.ids("section")[:3] == ["result", "truncation", "pictures"]
+    told = ["40.25 to 42.75", "900", "weights abc123", "tf1-bilinear to 299", "real samples 77", "16 batches"]
+    told += ["is against fid", "best 41.5 at 0.5 σ (lower is better); bars: 95% intervals", "reconstructions"]
+    for words in [*told, "neighbours.png is not a whole PNG"]:
+        assert words in page.text, words
+    assert sum(attributes.get("class") == "picture" for _, attributes in page.tags) == 1
+
+
+@pytest.mark.parametrize("points", [None, 3, [], [3], [{"threshold": "x"}], [{"threshold": 1, "metrics": [1]}]])
+def test_a_damaged_curve_is_left_out(run: Path, points: Any) -> None:
+    (run / "truncation.json").write_text(json.dumps({"points": points}))
+    assert "truncation" not in Page(write_report(run)).ids("section")
+
+
 def test_the_page_is_self_contained(run: Path) -> None:
     page = Page(write_report(run))
     assert "link" not in {tag for tag, _ in page.tags}
