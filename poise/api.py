@@ -8,7 +8,7 @@ from typing import Any
 
 from poise.metrics import evaluate as judge
 from poise.metrics import judge as judge_images
-from poise.metrics.judging import DEFAULT_METRICS
+from poise.metrics.figures import DEFAULT_METRICS
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training

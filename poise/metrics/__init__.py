@@ -2,9 +2,11 @@
 
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
 from poise.metrics.evaluation import MEASURES, Evaluation, Measure, can_judge, evaluate, figure_names, has_own_measures
-from poise.metrics.extractors import EXTRACTORS, Extractor, default_extractor, register_extractor
+from poise.metrics.extractor import Extractor
+from poise.metrics.extractors import EXTRACTORS, default_extractor, register_extractor
+from poise.metrics.figures import METRICS, Figure
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.metrics.judging import METRICS, Figure, Judgement, judge
+from poise.metrics.judging import Judgement, judge
 from poise.metrics.preprocessing import Preprocessing
 
 __all__ = [

@@ -16,9 +16,11 @@ from poise.data.toys import Points
 from poise.metrics.classes import ClassScore, mode_kl, modes_covered
 from poise.metrics.coverage import judge_points
 from poise.metrics.digits_classifier import FEATURES, digits_classifier
-from poise.metrics.extractors import EXTRACTORS, INCEPTION, OWN_NAMES, Extractor, default_extractor
+from poise.metrics.extractor import INCEPTION, OWN_NAMES, Extractor
+from poise.metrics.extractors import EXTRACTORS, default_extractor
+from poise.metrics.figures import DEFAULT_METRICS
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.metrics.judging import DEFAULT_METRICS, Judgement, is_images, judge
+from poise.metrics.judging import Judgement, is_images, judge
 from poise.sampling import Sampler, labels, to_float
 
 BATCH = 1000  # images judged at once

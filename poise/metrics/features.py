@@ -23,7 +23,7 @@ from poise.data import Images
 from poise.data.order import Order
 from poise.data.stored import StoredImages
 from poise.metrics.digits_classifier import cache_folder
-from poise.metrics.extractors import Extractor
+from poise.metrics.extractor import Extractor
 from poise.metrics.frechet import GaussianStatistics
 from poise.metrics.inception_score import SplitScores
 

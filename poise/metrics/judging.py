@@ -1,203 +1,25 @@
-"""Judging any images against any others, in an extractor's features: which figures there are, and how each is found."""
+"""Judging any images against any others, in an extractor's features."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from poise.data import Images
 from poise.data.stored import StoredImages
-from poise.metrics.extractors import EXTRACTORS, Extractor, default_extractor
+from poise.metrics.extractor import Extractor
+from poise.metrics.extractors import EXTRACTORS, default_extractor
 from poise.metrics.features import Batches, Features, available, extract, reference_features
+from poise.metrics.figures import DEFAULT_METRICS, METRICS, Figure, Pair, chosen
 from poise.metrics.inception_score import SPLITS
-from poise.metrics.intra_class import intra_class_distances
-from poise.metrics.kernel_distance import SUBSET_SIZE, deviation_of_all, kernel_distances
-from poise.metrics.neighbours import NeighbourScores, neighbour_scores
-from poise.metrics.uncertainty import (
-    distance_from_root,
-    frechet_infinity,
-    frechet_standard_error,
-    interval,
-    share_interval,
-    square_root,
-)
-from poise.registry import Registry
 
 REFERENCE = 50_000
 """real images compared with at most, as many as the papers take"""
-STUDENT_95 = 2.262  # of Student's t with 9 degrees of freedom, for the 10 splits of a class score
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number and what it rests on.
-
-    Attributes:
-        name: with the extractor in it where the measure's own name belongs to another.
-        value, unit, better: "higher" or "lower".
-        interval: 95%, or None where it is not known.
-        n: generated images. seconds: spent on it once features were there.
-        note: what the interval means, or what else must be known.
-    """
-
-    name: str
-    value: float
-    unit: str
-    better: str
-    interval: tuple[float, float] | None
-    n: int
-    seconds: float
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As kept in ``evaluation.json``."""
-        kept: dict[str, Any] = {"value": self.value, "unit": self.unit, "better": self.better, "n": self.n}
-        if self.interval is not None:
-            kept["interval"] = list(self.interval)
-        return kept | {"seconds": round(self.seconds, 3)} | ({"note": self.note} if self.note else {})
-
-
-@dataclass
-class Pair:
-    """Generated images' features beside real ones', and what several measures share."""
-
-    generated: Features
-    real: Features
-    extractor: Extractor
-    _root: Tensor | None = None
-
-    @property
-    def root(self) -> Tensor:
-        """The real covariance's root, found once."""
-        if self._root is None:
-            self._root = square_root(self.real.covariance)
-        return self._root
-
-    def kept(self) -> tuple[Tensor, Tensor]:
-        """Features of the generated and of the real images."""
-        if self.generated.features is None or self.real.features is None:
-            raise RuntimeError("features were not kept for a measure that needs them")
-        return self.generated.features, self.real.features
-
-    def neighbours(self, k: int, strict: bool) -> NeighbourScores:
-        """Of as many real features as there are generated ones, where there are."""
-        generated, real = (features.to(self.extractor.device) for features in self.kept())
-        return neighbour_scores(generated, real[: len(generated)], k, strict)
-
-
-Found = tuple[str, float, str, str, tuple[float, float] | None, str]
-
-
-def fid(pair: Pair) -> list[Found]:
-    """Fréchet distance; biased upwards by few images."""
-    value = distance_from_root(pair.generated.mean, pair.generated.covariance, pair.real.mean, pair.root)
-    reach, note = None, ""
-    if pair.generated.features is not None:
-        error = frechet_standard_error(pair.generated.features, pair.real.mean, pair.root)
-        reach, note = interval(value, error), "infinitesimal jackknife over images; the bias of finite n is not in it"
-    return [(pair.extractor.figure("fid"), value, "squared feature units", "lower", reach, note)]
-
-
-def fid_infinity(pair: Pair) -> list[Found]:
-    """Fréchet distance at infinitely many images, by extrapolation in 1/n."""
-    features, _ = pair.kept()
-    value, of_line = frechet_infinity(features, pair.real.mean, pair.root)
-    error = (of_line**2 + frechet_standard_error(features, pair.real.mean, pair.root) ** 2) ** 0.5
-    note = "line in 1/n through 15 parts, from a tenth of the images to all"
-    name = pair.extractor.figure("fid_infinity")
-    return [(name, value, "squared feature units", "lower", interval(value, error), note)]
-
-
-def kid(pair: Pair) -> list[Found]:
-    """Kernel distance; unbiased, and a little below 0 at times."""
-    generated, real = pair.kept()
-    n = min(len(generated), len(real))
-    size = min(SUBSET_SIZE, n)
-    distances = kernel_distances(generated.to(pair.extractor.device), real.to(pair.extractor.device), size=size)
-    value = distances.mean().item()
-    note = f"{len(distances)} subsets of {size}"
-    name = pair.extractor.figure("kid")
-    error = deviation_of_all(distances, size, n)
-    reach = interval(value, error) if size < n else None  # subsets of everything are all alike
-    return [(name, value, "squared kernel units", "lower", reach, note)]
-
-
-def class_score(pair: Pair) -> list[Found]:
-    """Class score: sure of each image, many classes over all."""
-    scores = pair.generated.scores
-    if scores is None:
-        raise RuntimeError("class scores were not taken")
-    value, splits = scores.mean().item(), len(scores)
-    reach = None
-    if splits == SPLITS:
-        half = STUDENT_95 * scores.std().item() / splits**0.5
-        reach = (value - half, value + half)
-    return [(pair.extractor.figure("is"), value, "classes", "higher", reach, f"{splits} splits, between them")]
-
-
-def precision_recall(pair: Pair) -> list[Found]:
-    """Precision and recall, k = 3, closed balls (Kynkäänniemi et al. 2019)."""
-    found = pair.neighbours(3, strict=False)
-    return [
-        ("precision", found.precision, "share", "higher", share_interval(found.precision, found.n_generated), "k = 3"),
-        ("recall", found.recall, "share", "higher", share_interval(found.recall, found.n_real), "k = 3"),
-    ]
-
-
-def density_coverage(pair: Pair) -> list[Found]:
-    """Density and coverage, k = 5, open balls (Naeem et al. 2020)."""
-    found = pair.neighbours(5, strict=True)
-    error = found.around.double().std().item() / found.k / found.n_generated**0.5
-    reach = share_interval(found.coverage, found.n_real)
-    return [
-        ("density", found.density, "1 is as real", "higher", interval(found.density, error), "k = 5"),
-        ("coverage", found.coverage, "share", "higher", reach, "k = 5"),
-    ]
-
-
-def intra_fid(pair: Pair) -> list[Found]:
-    """Fréchet distance within each class, mean over classes."""
-    generated, real = pair.kept()
-    if pair.generated.labels is None or pair.real.labels is None:
-        raise ValueError("intra-fid needs classes on both sides; these images have none")
-    distances = intra_class_distances(generated, pair.generated.labels, real, pair.real.labels)
-    known = distances[~distances.isnan()]
-    if not len(known):
-        raise ValueError("intra-fid needs at least 2 images of a class on both sides; draw more samples")
-    name = pair.extractor.figure("intra_fid")
-    note = f"mean over {len(known)} of {len(distances)} classes"
-    return [(name, known.mean().item(), "squared feature units", "lower", None, note)]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is taken, and whether it needs features, splits of a class score, or labels."""
-
-    take: Callable[[Pair], list[Found]]
-    features: bool = True
-    splits: bool = False
-    labels: bool = False
-
-
-METRICS: Registry[Metric] = Registry(
-    "metric",
-    {
-        "fid": Metric(fid, features=False),
-        "kid": Metric(kid),
-        "is": Metric(class_score, features=False, splits=True),
-        "pr": Metric(precision_recall),
-        "dc": Metric(density_coverage),
-        "fid-infinity": Metric(fid_infinity),
-        "intra-fid": Metric(intra_fid, labels=True),
-    },
-)
-DEFAULT_METRICS = ("fid", "kid", "is", "pr", "dc")
 
 
 @dataclass(frozen=True)
@@ -230,17 +52,6 @@ def is_images(data: Any) -> bool:
         return False
     images = batch(0, 1)[0]
     return bool(images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3)
-
-
-def chosen(metrics: str | Iterable[str]) -> list[str]:
-    """Names of metrics, of a list or of words between commas. ValueError for an unknown one, or none."""
-    names = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
-    names = list(dict.fromkeys(name for name in names if name))
-    for name in names:
-        METRICS[name]
-    if not names:
-        raise ValueError(f"no metric is named; known: {', '.join(METRICS)}")
-    return names
 
 
 def judge(

@@ -17,7 +17,7 @@ from torch import nn
 from poise.data.stored import Memory, StoredImages
 from poise.metrics import METRICS, Extractor, Preprocessing, judge
 from poise.metrics.features import real_batches
-from poise.metrics.judging import chosen
+from poise.metrics.figures import chosen
 from poise.metrics.sources import data_named, folder_images, images_to_judge
 
 
