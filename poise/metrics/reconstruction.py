@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from poise.metrics.extractors import PRECISIONS
+from poise.metrics.extractor import PRECISIONS
 from poise.metrics.uncertainty import interval
 from poise.sampling import to_float
 
@@ -128,7 +128,7 @@ def _check(generator: nn.Module, targets: Tensor, y: Tensor | None) -> None:
         raise ValueError(f"held-out images come {told}, and this generator has {classes} classes; they must fit")
     if y is not None and y.shape != targets.shape[:1]:
         raise ValueError(f"labels have shape {tuple(y.shape)}; needed: ({len(targets)},)")
-    if y is not None and not (0 <= int(y.min()) and int(y.max()) < classes):
+    if y is not None and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels run from {int(y.min())} to {int(y.max())}; this generator has 0 to {classes - 1}")
 
 
