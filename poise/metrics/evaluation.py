@@ -20,7 +20,7 @@ from poise.metrics.extractor import INCEPTION, OWN_NAMES, Extractor
 from poise.metrics.extractors import EXTRACTORS, default_extractor
 from poise.metrics.figures import DEFAULT_METRICS
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.metrics.generators import judge_generator
+from poise.metrics.generators import STEPS, judge_generator
 from poise.metrics.judging import Judgement, is_images
 from poise.sampling import Sampler, labels, to_float
 
@@ -85,7 +85,8 @@ class Evaluation:
 def figure_names() -> list[str]:
     """All names that figures of any judge have."""
     own = [own.format(name.replace("-", "_")) for name in EXTRACTORS if name != INCEPTION for own in OWN_NAMES.values()]
-    return [*MEASURES, "good", *OWN_NAMES, "precision", "recall", "density", "coverage", *own]
+    rest = ("precision", "recall", "density", "coverage", "duplicates", "authenticity")
+    return [*MEASURES, "good", *OWN_NAMES, *rest, *(f"reconstruction_{steps}" for steps in STEPS.values()), *own]
 
 
 def has_own_measures(data: Images) -> bool:

@@ -121,13 +121,18 @@ def held_out_images(sampler: Sampler, held_out: Images, n: int) -> tuple[Tensor,
 
 
 def held_out_source(name: str, options: dict[str, Any]) -> Images:
-    """The images held out from a source that a generator was trained on.
+    """The images held out from a source that a generator was trained on; takes and raises as ``held_out_options``."""
+    return SOURCES.build(name, **held_out_options(name, options))
+
+
+def held_out_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options by which a source gives the images held out from it.
 
     Args:
-        name: of ``poise.data.SOURCES``. options: those it was trained with.
+        name: of ``poise.data.SOURCES``. options: those it is trained with.
 
     Raises:
-        ValueError: it has none that were set apart, or was trained on these.
+        ValueError: it has none that were set apart, or is trained on these.
     """
     told = "give --against, a folder or source of images that training did not see"
     if name not in TEST:
@@ -138,4 +143,4 @@ def held_out_source(name: str, options: dict[str, Any]) -> Images:
         raise ValueError(f"training saw the {trained} images of {name}; {told}")
     kept = {key: value for key, value in options.items() if key not in ("flip", "balanced")}
     without = {"flip": False} if "flip" in SOURCES.options(name) else {}
-    return SOURCES.build(name, **{**kept, **without, option: tests[trained]})
+    return {**kept, **without, option: tests[trained]}

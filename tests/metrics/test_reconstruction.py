@@ -19,6 +19,7 @@ from poise.metrics.generators import held_out_source
 from poise.metrics.reconstruction import reconstruct
 from poise.metrics.sheets import reconstruction_sheet
 from poise.models import create
+from poise.training import RecipeError
 from poise.training.best_network import best_network, reconstruction_by_step
 
 
@@ -124,6 +125,12 @@ def test_the_mean_has_a_95_percent_interval_over_images() -> None:
     assert value == pytest.approx(mean)
     assert reach == pytest.approx((mean - 1.96 * error, mean + 1.96 * error))
     assert reconstruct(Linear(), images(1), steps=0).mean(0)[1] is None
+
+
+def test_a_recipe_is_refused_early_where_nothing_is_held_out(tiny: Any) -> None:
+    with pytest.raises(RecipeError, match=r"metrics\.0: reconstruction: folder has no images set apart for testing"):
+        tiny(**{"data.name": "folder", "metrics": ["reconstruction"]})
+    assert tiny(metrics=["reconstruction"], best_by="reconstruction_50").metrics == ["reconstruction"]
 
 
 WRONG: dict[str, tuple[Any, str]] = {
