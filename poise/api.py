@@ -112,7 +112,9 @@ def evaluate(
 
 def _save(found: Judgement | None, folder: str | Path | None) -> None:
     """Write what is to be judged by eye, ``reconstruction.png`` and ``neighbours.png``, into a folder."""
-    for name, image in found.pictures.items() if found is not None and folder is not None else ():
+    if found is None or folder is None:
+        return
+    for name, image in found.pictures.items():
         Path(folder).mkdir(parents=True, exist_ok=True)
         image.save(Path(folder) / f"{name}.png")
 

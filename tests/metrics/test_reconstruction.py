@@ -50,7 +50,8 @@ def one_by_one(generator: nn.Module, x: Tensor, y: Tensor | None, steps: int) ->
     generator.eval()
     errors = []
     for index in range(len(x)):
-        z, v = torch.zeros(1, int(generator.latent_dim), dtype=x.dtype), 0.0  # type: ignore[arg-type]
+        z = torch.zeros(1, int(generator.latent_dim), dtype=x.dtype)  # type: ignore[arg-type]
+        v = torch.zeros_like(z)
         labels = () if y is None else (y[index : index + 1],)
         for _ in range(steps):
             z.requires_grad_()
