@@ -22,7 +22,7 @@ def interleaved(
     """Median seconds of each contender over ``rounds`` turns, after some to warm up; the order turns as well.
 
     Args:
-        around: for some contenders, what changes the process while it is their turn; they run once in it, untimed, first.
+        around: for some contenders, what changes the process while it is their turn; they run in it untimed, first.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from poise.metrics import Judgement
 from poise.metrics import evaluate as judge
-from poise.metrics import judge as judge_images
 from poise.metrics.figures import DEFAULT_METRICS
+from poise.metrics.generators import held_out_source
 from poise.report import compare_runs
 from poise.report import write_report as write_page
 from poise.training import Recipe, Run, run_folder
 from poise.training import train as run_training
+from poise.training.best_network import best_network, reconstruction_by_step
 from poise.training.disk import is_full
 from poise.training.hardware import choose_device
 from poise.training.picture import picture
@@ -59,40 +61,52 @@ def evaluate(
     precision: str = "fp32",
     resolution: int | None = None,
     device: str = "auto",
+    pictures: str | Path | None = None,
 ) -> dict[str, Any]:
     """Judge a run's generator, kept in its ``evaluation.json``; or the images of a folder or of another generator.
 
     Args:
         run: a run or its folder; or, with ``against``, a folder or zip of images, or a generator's file.
         samples: images to judge; the recipe's ``evaluation_samples``, all of a folder, 10,000 of a file by default.
-        seed: which images. network: "ema" or "generator", of a run. checkpoint: "newest", "best" or a step.
+        seed: which images. network: "ema" or "generator", of a run.
+        checkpoint: "newest", "best", a step, or "reconstruction": that which reconstructs held-out images best.
         metrics: of ``poise.metrics.METRICS``, with commas between; by default what the run's data is judged by.
         extractor: of ``poise.metrics.EXTRACTORS``.
         against: a folder or zip of real images, or a source, ``NAME`` or ``NAME:PATH``; a run's own data by default.
         precision: the extractor's, "fp32" or "bf16". resolution: pixels that folders' images are brought to.
         device: as in a recipe.
+        pictures: where those of reconstructions and of nearest neighbours go; those of a run go into its folder.
 
     Returns:
         What is kept: samples, seed, extractor, seconds, and each metric's value, unit, better direction, and interval
         or reference.
     """
-    from poise.metrics.sources import data_named, images_to_judge
+    from poise.metrics.others import judge_other
+    from poise.metrics.sources import data_named
 
     real = None if against is None else data_named(against, resolution)
     if real is not None and not isinstance(run, Run) and not (Path(run) / "recipe.yaml").is_file():
         where = str(choose_device(device))
-        batches, n = images_to_judge(run, real, samples, seed, where, resolution)
-        chosen = DEFAULT_METRICS if metrics is None else metrics
-        return {**judge_images(batches, n, real, chosen, extractor, precision, where).to_json(), "seed": seed}
+        names = ",".join(DEFAULT_METRICS) if metrics is None else metrics
+        other = judge_other(run, real, samples, seed, where, resolution, names, extractor, precision)
+        _save(other, pictures)
+        return {**other.to_json(), "seed": seed}
     if real is None and not isinstance(run, Run) and _is_other(Path(run)):
         raise ValueError(f"{run} is no run; give --against, a folder or data source to compare its images with")
     run = run if isinstance(run, Run) else Run(run)
+    data = run.data() if real is None else real
+    held_out, errors = real, {}
+    if real is None and data.resolution and ("reconstruction" in (metrics or "") or checkpoint == "reconstruction"):
+        held_out = held_out_source(run.recipe.data.name, run.recipe.data.options)
+    if checkpoint == "reconstruction" and held_out is not None:
+        errors = reconstruction_by_step(run, held_out, network=network, device=device, precision=precision)
+        checkpoint = best_network(errors)
     sampler, step = run.sampler_and_step(network, device, checkpoint)
     samples = run.recipe.evaluation_samples if samples is None else samples
-    found = judge(
-        sampler, real or run.data(), samples, seed, True, metrics=metrics, extractor=extractor, precision=precision
-    )
+    found = judge(sampler, data, samples, seed, True, metrics, extractor, precision, held_out)
+    _save(found.judgement, run.path)
     kept = {"step": step, "network": network, **({"against": against} if against else {}), **found.to_json()}
+    kept |= {"reconstruction_by_step": errors} if errors else {}
     run.write_json("evaluation.json", kept)
     return kept
 
@@ -145,6 +159,15 @@ def truncation_curve(
     run.write_json("truncation.json", kept)
     write_page(run.path)
     return kept
+
+
+def _save(found: Judgement | None, folder: str | Path | None) -> None:
+    """Write what is to be judged by eye, ``reconstruction.png`` and ``neighbours.png``, into a folder."""
+    if found is None or folder is None:
+        return
+    for name, image in found.pictures.items():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        image.save(Path(folder) / f"{name}.png")
 
 
 def _is_other(path: Path) -> bool:

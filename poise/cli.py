@@ -98,7 +98,8 @@ def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     elif arguments.standing:
         raise ValueError("--standing goes with --truncation; without it a generator is judged as it was trained")
     else:
-        found = evaluate(arguments.run, arguments.samples, arguments.seed, **options)
+        beside = Path(arguments.out).parent if arguments.out else None
+        found = evaluate(arguments.run, arguments.samples, arguments.seed, **options, pictures=beside)
         _print_evaluation(found)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -245,7 +246,10 @@ def _parser() -> _Parser:
             "--network", choices=("ema", "generator"), default="ema", help="averaged or last weights (default: ema)"
         )
         made[name].add_argument(
-            "--checkpoint", metavar="WHICH", default="newest", help="newest, best or a step (default: newest)"
+            "--checkpoint",
+            metavar="WHICH",
+            default="newest",
+            help="newest, best or a step; evaluate: or reconstruction, the best by it",
         )
     made["sample"].add_argument("-n", type=int, default=64, metavar="N", help="images (default: 64)")
     made["sample"].add_argument("--zoom", type=int, default=4, metavar="N", help="screen pixels a pixel (default: 4)")
@@ -272,7 +276,12 @@ def _parser() -> _Parser:
 
 
 _EVALUATE_OPTIONS = (
-    ("metrics", "LIST", "fid, kid, is, pr, dc, fid-infinity, intra-fid, with commas between (default: by the data)"),
+    (
+        "metrics",
+        "LIST",
+        "fid, kid, is, pr, dc, fid-infinity, intra-fid, memorization, reconstruction, reconstruction-2000, with commas "
+        "between (default: by the data)",
+    ),
     ("extractor", "NAME", "inception-v3, dinov2, clip, efficientnet-lite0, digits (default: Inception if it is here)"),
     ("against", "DATA", "a folder or zip of real images, or NAME:PATH of a data source (default: the run's data)"),
     ("truncation", "LIST", "judge at each of these thresholds, in σ, such as 0.1,0.2,…,2: a curve, truncation.json"),

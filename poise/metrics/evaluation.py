@@ -20,7 +20,8 @@ from poise.metrics.extractor import INCEPTION, OWN_NAMES, Extractor
 from poise.metrics.extractors import EXTRACTORS, default_extractor
 from poise.metrics.figures import DEFAULT_METRICS
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.metrics.judging import Judgement, is_images, judge
+from poise.metrics.generators import STEPS, judge_generator
+from poise.metrics.judging import Judgement, is_images
 from poise.sampling import Sampler, labels, to_float
 
 BATCH = 1000  # images judged at once
@@ -84,7 +85,8 @@ class Evaluation:
 def figure_names() -> list[str]:
     """All names that figures of any judge have."""
     own = [own.format(name.replace("-", "_")) for name in EXTRACTORS if name != INCEPTION for own in OWN_NAMES.values()]
-    return [*MEASURES, "good", *OWN_NAMES, "precision", "recall", "density", "coverage", *own]
+    rest = ("precision", "recall", "density", "coverage", "duplicates", "authenticity")
+    return [*MEASURES, "good", *OWN_NAMES, *rest, *(f"reconstruction_{steps}" for steps in STEPS.values()), *own]
 
 
 def has_own_measures(data: Images) -> bool:
@@ -112,6 +114,7 @@ def evaluate(
     metrics: str | Iterable[str] | None = None,
     extractor: str | Extractor | None = None,
     precision: str = "fp32",
+    held_out: Images | None = None,
 ) -> Evaluation:
     """Judge a generator: stacked digits by their own measures; other images, or if asked, in an extractor's features.
 
@@ -122,6 +125,7 @@ def evaluate(
         seed: which images.
         with_reference: judge as many held-out real images too, where the source has some.
         metrics, extractor, precision: as ``poise.metrics.judge`` takes them.
+        held_out: images to reconstruct; of stacked digits those of the split for testing by default.
 
     Raises:
         ValueError: fewer than 2 samples, or a source that has no judge.
@@ -139,9 +143,11 @@ def evaluate(
             raise ValueError(
                 f"no judge for {type(data).__name__}; there is one for StackedDigits, one for Points, one for images"
             )
-        drawn = labelled(sampler, samples, seed)
         metrics = DEFAULT_METRICS if metrics is None else metrics
-        found = judge(drawn, samples, data, metrics, extractor, precision, sampler.device)
+        if held_out is None and isinstance(data, StackedDigits):
+            held_out = StackedDigits("test", data.resolution, seed)
+        drawn = labelled(sampler, samples, seed)
+        found = judge_generator(sampler, drawn, samples, seed, data, metrics, extractor, precision, held_out)
         return Evaluation(
             {figure.name: figure.value for figure in found.figures},
             samples,

@@ -13,6 +13,7 @@ from poise.metrics.features import Features
 from poise.metrics.inception_score import SPLITS
 from poise.metrics.intra_class import intra_class_distances
 from poise.metrics.kernel_distance import SUBSET_SIZE, deviation_of_all, kernel_distances
+from poise.metrics.memorization import K, Nearest, nearest_training_images
 from poise.metrics.neighbours import NeighbourScores, neighbour_scores
 from poise.metrics.uncertainty import (
     bootstrap_interval,
@@ -63,6 +64,8 @@ class Pair:
     generated: Features
     real: Features
     extractor: Extractor
+    nearest: Nearest | None = None
+    """of each generated image, once it was asked for"""
 
     @property
     def root(self) -> Tensor:
@@ -166,14 +169,34 @@ def intra_fid(pair: Pair) -> list[Found]:
     return [(name, known.mean().item(), "squared feature units", "lower", reach, note)]
 
 
+def memorization(pair: Pair) -> list[Found]:
+    """Generated images as near to a training image as few of those are to each other, and those that are further."""
+    generated, real = (features.to(pair.extractor.device) for features in pair.kept())
+    found = pair.nearest = nearest_training_images(generated, real, min(K, len(real) - 1))
+    share, authentic = found.duplicate.double().mean().item(), found.authentic.double().mean().item()
+    n = len(found.duplicate)
+    searched = f"{found.n_real} training images searched"
+    note = f"new images would give {found.expected:.2g}, as {found.tried} training images do; {searched}"
+    return [
+        ("duplicates", share, "share", "lower", share_interval(share, n), note),
+        ("authenticity", authentic, "share", "higher", share_interval(authentic, n), searched),
+    ]
+
+
+def reconstruction(pair: Pair) -> list[Found]:
+    """Not to be had from images: ``poise.metrics.generators`` takes it of a generator."""
+    raise ValueError("reconstruction needs a generator to seek latents of; give a run or a generator's file")
+
+
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is taken, and whether it needs features, splits of a class score, or labels."""
+    """How a metric is taken, and whether it needs features, of every real image, splits of a class score, or labels."""
 
     take: Callable[[Pair], list[Found]]
     features: bool = True
     splits: bool = False
     labels: bool = False
+    every: bool = False
 
 
 METRICS: Registry[Metric] = Registry(
@@ -185,7 +208,10 @@ METRICS: Registry[Metric] = Registry(
         "pr": Metric(precision_recall),
         "dc": Metric(density_coverage),
         "fid-infinity": Metric(fid_infinity),
-        "intra-fid": Metric(intra_fid, labels=True),
+        "intra-fid": Metric(intra_fid, labels=True, every=True),
+        "memorization": Metric(memorization, every=True),
+        "reconstruction": Metric(reconstruction, features=False),
+        "reconstruction-2000": Metric(reconstruction, features=False),
     },
 )
 DEFAULT_METRICS = ("fid", "kid", "is", "pr", "dc")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 
 from poise.data import Images
 from poise.data.stored import StoredImages
@@ -17,6 +18,7 @@ from poise.metrics.extractors import EXTRACTORS, default_extractor
 from poise.metrics.features import Batches, Features, available, extract, reference_features
 from poise.metrics.figures import DEFAULT_METRICS, METRICS, Figure, Pair, chosen
 from poise.metrics.inception_score import SPLITS
+from poise.metrics.sheets import Numbered, neighbours_sheet
 
 REFERENCE = 50_000
 """real images compared with at most, as many as the papers take"""
@@ -33,6 +35,8 @@ class Judgement:
     seconds: float
     real: Features | None = field(default=None, repr=False)
     """of the images compared with"""
+    pictures: dict[str, Image.Image] = field(default_factory=dict)
+    """to judge by eye, by name"""
 
     def to_json(self) -> dict[str, Any]:
         """As kept in ``evaluation.json``."""
@@ -68,6 +72,7 @@ def judge(
     most_real: int = REFERENCE,
     intervals: bool = True,
     real: Features | None = None,
+    numbered: Numbered | None = None,
 ) -> Judgement:
     """Judge n images against a data source.
 
@@ -80,6 +85,7 @@ def judge(
         intervals: also for metrics that would need no features kept in memory otherwise.
         real: a former judgement's, of as many images against the same, with the same metrics and extractor: those
             compared with are not looked at again.
+        numbered: gives images of ``batches`` once more, by their numbers, for the picture of their nearest.
 
     Raises:
         ValueError: an unknown name, fewer than 2 images, weights that are missing, or what a metric needs is not there.
@@ -94,7 +100,7 @@ def judge(
     if any(metric.labels for metric in wanted) and not against.num_classes:
         raise ValueError("intra-fid needs classes; the images compared with have none")
     n_real = available(against, most_real)
-    keep = (n_real if any(m.labels for m in wanted) else min(n, n_real)) if any(m.features for m in wanted) else 0
+    keep = (n_real if any(m.every for m in wanted) else min(n, n_real)) if any(m.features for m in wanted) else 0
     splits = min(SPLITS, n // 2) if any(metric.splits for metric in wanted) else 0
     generated = extract(batches, n, made, keep=keep > 0 or intervals, splits=splits)
     real = reference_features(against, n_real, made, keep) if real is None else real
@@ -109,7 +115,11 @@ def judge(
             Figure(called, value, unit, better, reach, generated.n, spent, note)
             for called, value, unit, better, reach, note in found
         ]
-    return Judgement(figures, made.describe(), generated.n, real.n, time.perf_counter() - started, real)
+    pictures = {}
+    if pair.nearest is not None and numbered is not None:
+        pictures["neighbours"] = neighbours_sheet(pair.nearest, numbered, against)
+    spent = time.perf_counter() - started
+    return Judgement(figures, made.describe(), generated.n, real.n, spent, real, pictures)
 
 
 def _warn(names: list[str], generated: Features, real: Features, extractor: Extractor) -> None:

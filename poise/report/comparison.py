@@ -182,7 +182,7 @@ def _table(runs: Sequence[Judged], notes: list[str]) -> dict[str, Any]:
     if left:
         notes.append(f"{', '.join(left)}: not of every run, left out")
     about = {name: runs[0].evaluation["metrics"][name] for name in shared}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for entry in entries:
         figures = {name: entry.figure(name) for name in shared}
         n = entry.runs[0].evaluation.get("samples")

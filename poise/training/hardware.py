@@ -56,9 +56,9 @@ def choose_compile(wanted: bool | Literal["auto"], device: torch.device, say: Ca
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Within it, memory that is freed stays with the process, for the next step, where training is on a CPU.
 
-    glibc gives large tensors back to the system at once; to get them again zeroed, page by page, then takes longer than
-    many a layer's arithmetic. Memory returns to the system at the end. Nothing happens on devices, whose allocators keep
-    memory anyway, and with other C libraries.
+    glibc gives large tensors back to the system at once; to get them again, zeroed page by page, then takes longer than
+    many a layer's arithmetic. Memory returns to the system at the end. Nothing happens on devices, whose allocators
+    keep memory anyway, and with other C libraries.
     """
     libc = ctypes.CDLL(None) if device.type == "cpu" and sys.platform == "linux" else None
     mallopt, malloc_trim = getattr(libc, "mallopt", None), getattr(libc, "malloc_trim", None)

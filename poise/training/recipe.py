@@ -18,6 +18,7 @@ from poise.augmentation import AUGMENTATIONS
 from poise.data import SOURCES
 from poise.losses import LOSSES
 from poise.metrics import METRICS, figure_names
+from poise.metrics.generators import STEPS, held_out_options
 from poise.models import MODELS
 from poise.norms import NORMS
 from poise.penalties import OF_WEIGHTS, PENALTIES
@@ -119,6 +120,11 @@ class Recipe(Section):
                 raise RecipeError(f"augment.{index}: {kind!r} is there already; give each kind once")
         for index, metric in enumerate(self.metrics):
             _known(f"metrics.{index}", metric, METRICS)
+            if metric in STEPS and not self.data.name.endswith("2d"):  # points are not judged by these
+                try:
+                    held_out_options(self.data.name, self.data.options)
+                except ValueError as error:
+                    raise RecipeError(f"metrics.{index}: {metric}: {error.args[0].partition(';')[0]}") from None
         if self.best_by not in ("auto", "none"):
             _known("best_by", self.best_by, Registry("measure", dict.fromkeys(figure_names())))
         for field in ("g_optimizer", "d_optimizer"):

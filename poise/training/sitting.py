@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poise.metrics import can_judge, evaluate, has_own_measures
+from poise.metrics.generators import STEPS, held_out_source
 from poise.monitor import Monitor, Verdict
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint
@@ -123,11 +124,16 @@ class Sitting:
         if not can_judge(data):
             return
         sampler = Sampler(self.state.ema.module, self.state.players.latent)
+        own = has_own_measures(data)
+        held_out = None
+        if not own and any(name in STEPS for name in recipe.metrics):
+            held_out = held_out_source(recipe.data.name, recipe.data.options)
         judging = partial(
             evaluate,
             samples=recipe.evaluation_samples,
             with_reference=step == recipe.steps,
-            metrics=None if has_own_measures(data) else recipe.metrics,
+            metrics=None if own else recipe.metrics,
+            held_out=held_out,
         )
         found = self.together.once(partial(judging, sampler, data))
         if not self.judged and recipe.best_by != "none" and not measure_for(recipe.best_by, found.values):

@@ -85,7 +85,7 @@ def test_figures_that_are_not_alike_are_shown_apart(tmp_path: Path, about: dict[
 
 
 def test_a_metric_that_one_run_lacks_is_left_out_and_named(tmp_path: Path) -> None:
-    short = {"metrics": {"fid": {"value": 1.0, "better": "lower"}}}
+    short: dict[str, Any] = {"metrics": {"fid": {"value": 1.0, "better": "lower"}}}
     compared = compare_runs([judged(tmp_path / "a", 50), judged(tmp_path / "b", 50, "bssn", **short)])
     assert list(compared["tables"][0]["metrics"]) == ["fid"]
     assert compared["notes"] == ["precision: not of every run, left out"]
