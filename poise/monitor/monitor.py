@@ -135,8 +135,9 @@ class Monitor:
 
         Returns:
             All that was observed, as floats: the signals; ``ranking``, ``saturation``, ``diversity``, ``lipschitz`` …;
-            by layer ``weight_norm``, ``gradient_norm``, ``gradient_variance``, ``update_ratio``, ``sigma``, ``effective_sigma``,
-            ``singular_values`` (lists of three), ``stable_rank``, ``hidden_variance``; ``verdict``.
+            by layer ``weight_norm``, ``gradient_norm``, ``gradient_variance``, ``update_ratio``, ``sigma``,
+            ``effective_sigma``, ``singular_values`` (lists of three), ``stable_rank``, ``hidden_variance``; and
+            ``verdict``.
         """
         due = {probe for probe, every in self.every.items() if every and is_due(step, self._step, every)}
         self._step = step
