@@ -65,7 +65,7 @@ class Judge:
         """
         values = _flattened(record)
         broken = _not_finite(values, step)
-        if broken is None and not is_due(step, self._step, self.every):
+        if broken is None and not self.verdict.is_fatal and not is_due(step, self._step, self.every):
             return self.verdict
         self._step = step
         if broken is None:
