@@ -63,7 +63,7 @@ def diagnose(
         thresholds: of the rules. every: steps; of the records within them one is judged.
 
     Raises:
-        FileNotFoundError: nothing to read there. ValueError: nothing recognised. ImportError: tensorboard is missing.
+        FileNotFoundError: nothing to read there. ValueError: nothing recognised, or tensorboard is missing.
     """
     records = read_log(Path(path), names)
     judge = judged(records, thresholds, every)

@@ -157,7 +157,7 @@ def _events(path: Path) -> list[dict[str, Any]]:
     try:
         room = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     except ImportError:
-        raise ImportError(f"{path} holds TensorBoard events; to read them: pip install tensorboard") from None
+        raise ValueError(f"{path} holds TensorBoard events; to read them: pip install tensorboard") from None
     accumulator = room.EventAccumulator(str(path), size_guidance={"scalars": 0})
     accumulator.Reload()
     rows: dict[int, dict[str, Any]] = {}

@@ -97,7 +97,7 @@ def test_the_page_has_every_section_and_says_what_the_folder_says(run: Path) -> 
     for words in told:
         assert words in page.text, words
     assert sum(attributes.get("class") == "grid" for _, attributes in page.tags) == 3
-    assert sum(attributes.get("class") == "plot" for _, attributes in page.tags) == 3 + 2 + 2 + 2
+    assert sum(attributes.get("class") == "plot" for _, attributes in page.tags) == 3 + 2 + 3 + 2 + 2
 
 
 def test_the_page_is_self_contained(run: Path) -> None:
