@@ -33,6 +33,7 @@ from poise.report.figures import (
     ordered_metrics,
     per_layer,
 )
+from poise.report.stability import stability_charts
 from poise.report.truncation import truncation_charts
 
 PICTURES = {
@@ -236,6 +237,7 @@ def _sections(training: Sequence[Record], judgements: Sequence[Record], final: R
         "losses": [chart for chart in drawn if chart],
         "gradients": per_layer(training, "gradient_norm", "gradient norm", log=True),
         "sigma": per_layer(training, "sigma", "σ (unitless)"),
+        **{f"stability_{part}": charts for part, charts in stability_charts(training).items()},
     }
 
 

@@ -98,7 +98,7 @@ def train(
                     sitting.observe(step, signals)
                 if stopping or any(due.values()):
                     sitting.check(step)
-                if sitting.verdict.is_failing:
+                if sitting.verdict.is_fatal:
                     if not sitting.may_roll_back():
                         break
                     step = sitting.roll_back()
@@ -115,7 +115,7 @@ def train(
                     break
     sitting.write_json("diagnosis.json", sitting.verdict.to_json())
     done = sitting.done
-    if sitting.verdict.is_failing:
+    if sitting.verdict.is_fatal:
         tried = f"; rolled back {done.rollbacks} times before (max_rollbacks)" if done.rollbacks else ""
         raise TrainingFailed(f"{sitting.verdict.evidence}; {sitting.verdict.advice}{tried}")
     if done.step < step:

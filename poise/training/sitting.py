@@ -97,7 +97,7 @@ class Sitting:
 
     def check(self, step: int) -> None:
         """Let no weight that is not finite go on: it would be saved, or judged."""
-        if not self.verdict.is_failing:
+        if not self.verdict.is_fatal:
             self.monitor.verdict = self.state.unsound(step) or self.verdict
 
     def may_roll_back(self) -> bool:

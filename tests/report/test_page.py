@@ -16,7 +16,7 @@ from poise.report import write_report
 from poise.report.figures import curves, moving_mean, number, per_layer, thinned
 from poise.report.page import MOST_GRIDS, read_grids, read_metrics
 
-SECTIONS = ["header", "result", "metrics", "samples", "losses", "gradients", "sigma", "recipe"]
+SECTIONS = ["header", "result", "metrics", "samples", "losses", "stability", "gradients", "sigma", "recipe"]
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -97,7 +97,7 @@ def test_the_page_has_every_section_and_says_what_the_folder_says(run: Path) -> 
     for words in told:
         assert words in page.text, words
     assert sum(attributes.get("class") == "grid" for _, attributes in page.tags) == 3
-    assert sum(attributes.get("class") == "plot" for _, attributes in page.tags) == 3 + 2 + 2 + 2
+    assert sum(attributes.get("class") == "plot" for _, attributes in page.tags) == 3 + 2 + 3 + 2 + 2
 
 
 def test_a_judgement_in_features_shows_what_it_rests_on_its_curve_and_its_pictures(run: Path) -> None:
