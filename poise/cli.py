@@ -85,6 +85,15 @@ def _evaluate(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     return 0
 
 
+def _doctor(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
+    from poise.monitor import diagnose
+    from poise.monitor.logs import parse_names
+
+    found = diagnose(arguments.run, parse_names(arguments.names or ()), every=arguments.every)
+    print("\n".join(found.lines()))
+    return 1 if found.verdict.is_failing else 0
+
+
 def _report(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.api import write_report
 
@@ -163,6 +172,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], s
     "train": (_train, "train a recipe, judge it and write a report"),
     "sample": (_sample, "draw images of a run's generator into one PNG"),
     "evaluate": (_evaluate, "judge a run's generator again"),
+    "doctor": (_doctor, "judge a logged training: verdict, timeline and advice; exit 1 when it is failing"),
     "report": (_report, "write a run's report.html again"),
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),
@@ -201,6 +211,11 @@ def _parser() -> _Parser:
     made["convert"].add_argument("out", metavar="OUT", help="the file to write, .safetensors")
     for name in ("sample", "evaluate", "report"):
         made[name].add_argument("run", metavar="RUN", help="a run folder")
+    made["doctor"].add_argument("run", metavar="RUN", help="a run folder, a metrics.jsonl, or TensorBoard events")
+    made["doctor"].add_argument(
+        "--names", nargs="+", metavar="FIELD=NAME", help="fields that go by other names: d_loss=Loss/critic"
+    )
+    made["doctor"].add_argument("--every", type=int, default=1, metavar="N", help="judge one record in N steps")
     for name in ("sample", "evaluate"):
         made[name].add_argument("--seed", type=int, default=0, help="which images (default: 0)")
         made[name].add_argument(

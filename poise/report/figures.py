@@ -170,11 +170,9 @@ def per_layer(records: Sequence[Record], field: str, axis: str, log: bool | None
 
     ``log`` None takes a log axis where the values span more than a factor of 30.
     """
-    shown, stride = thinned(records)
+    shown, stride = thinned([record for record in records if isinstance(record.get(field), Mapping)])
     # A dict, not a set: layers stay in the order of the records, which is their depth.
-    layers = dict.fromkeys(
-        layer for record in shown if isinstance(record.get(field), Mapping) for layer in record[field]
-    )
+    layers = dict.fromkeys(layer for record in shown for layer in record[field])
     names = {layer.partition(".")[0] for layer in layers}
     steps = [record["step"] for record in shown]
     charts = []
@@ -226,7 +224,7 @@ def _unhealthy(records: Sequence[Record]) -> Iterable[tuple[int, int, str]]:
     start = 0
     for verdict, group in itertools.groupby(records, key=lambda record: record.get("verdict")):
         stop = start + len(list(group))
-        if isinstance(verdict, str) and verdict != "healthy":
+        if isinstance(verdict, str) and verdict not in ("healthy", "warming-up"):
             yield records[start]["step"], records[min(stop, len(records) - 1)]["step"], verdict
         start = stop
 

@@ -124,7 +124,7 @@ def train(
                     record = monitor.observe(step, gradients, **signals, lr=players.g_optimizer.param_groups[0]["lr"])
                     log.write({**at, "seconds": time.perf_counter() - clock, **record})
                     ticks.set_postfix_str(_images_per_second(ticks, recipe) + judged, refresh=False)
-                    if monitor.verdict.is_failing:
+                    if monitor.verdict.is_fatal:
                         break
                 if due["sample_every"]:
                     log.write_grid(_draw(ema, *grid), step)
@@ -140,7 +140,7 @@ def train(
                 if stopping:
                     break
     run.write_json("diagnosis.json", monitor.verdict.to_json())
-    if monitor.verdict.is_failing:
+    if monitor.verdict.is_fatal:
         raise TrainingFailed(f"{monitor.verdict.evidence}; {monitor.verdict.advice}")
     if done.step < recipe.steps:
         raise KeyboardInterrupt(f"stopped after step {done.step} with a checkpoint; --resume goes on from there")

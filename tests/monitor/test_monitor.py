@@ -54,9 +54,14 @@ def test_a_plain_loop_gets_a_record_of_every_layer() -> None:
     _, records = train(watch=True, norm="bssn")
     layers = {"G.0", "G.2", "D.0", "D.2"}
     for record in records:
-        assert record.keys() == {"d_loss", "g_loss", "gradient_norm", "sigma", "verdict"}
-        assert record["gradient_norm"].keys() == record["sigma"].keys() == layers
-        assert record["verdict"] == "healthy"
+        assert record.keys() >= {"d_loss", "g_loss", "gradient_norm", "verdict"}
+        assert record["gradient_norm"].keys() == layers
+        assert record["verdict"] == "warming-up"
+    at_five = {"sigma", "effective_sigma", "gradient_variance", "update_ratio", "singular_values", "stable_rank"}
+    assert records[-1].keys() >= at_five
+    assert records[0]["sigma"].keys() == records[-1]["update_ratio"].keys() == layers
+    assert records[0]["effective_sigma"].keys() == {"D.0", "D.2"}
+    assert not at_five & records[2].keys()
     assert json.loads(json.dumps(records)) == records
 
 
@@ -74,11 +79,11 @@ def test_gradient_norms_are_named_by_player() -> None:
     assert monitor.gradient_norms("G") == {}
 
 
-def test_finite_is_healthy() -> None:
+def test_nothing_is_said_before_there_is_a_past() -> None:
     monitor = watched()
     assert not monitor.verdict.is_failing
     monitor.observe(7, {"G.0": torch.tensor(1e30)}, d_loss=0.0, g_loss=torch.tensor(-3.5))
-    assert monitor.verdict == Verdict("healthy", 7)
+    assert monitor.verdict == Verdict("warming-up", 7, since=0)
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
@@ -114,8 +119,10 @@ def test_a_verdict_advises_and_is_kept_as_json() -> None:
     monitor = watched()
     monitor.observe(9, d_loss=NAN)
     kept = json.loads(json.dumps(monitor.verdict.to_json()))
-    assert kept.keys() == {"verdict", "step", "evidence", "advice"}
-    assert (kept["verdict"], kept["step"]) == ("not-finite", 9)
+    fields = {"signal", "layer", "value", "threshold", "since", "confidence"}
+    assert kept.keys() == {"verdict", "step", "evidence", "advice"} | fields
+    assert (kept["verdict"], kept["step"], kept["since"], kept["signal"]) == ("not-finite", 9, 9, "d_loss")
+    assert Verdict.from_json(kept) == monitor.verdict
     assert "learning rate" in kept["advice"]
 
 

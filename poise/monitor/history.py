@@ -1,0 +1,158 @@
+"""What was observed so far, as floats: of every signal the last values, and the whole run in few points."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RECENT = 5
+"""observations that are judged, against all before them"""
+PAST = 128
+"""points that the run before them is kept in; halved when full, each then the mean of twice as many"""
+START = 8
+"""observations that the start is the median of"""
+
+
+@dataclass
+class Series:
+    """One signal. Values are finite; a value that is not is the business of no statistic.
+
+    Attributes:
+        recent: the last ``RECENT`` (step, value). past: points before them, evenly spaced. stride: values a point.
+        pending: values that are not a point yet. start: the median of the first values, once there are enough.
+        first, last: steps of the first and last value of the past.
+    """
+
+    recent: list[tuple[int, float]] = field(default_factory=list)
+    past: list[float] = field(default_factory=list)
+    stride: int = 1
+    pending: list[float] = field(default_factory=list)
+    start: float | None = None
+    first: int = 0
+    last: int = 0
+
+    def append(self, step: int, value: float, remember: bool) -> None:
+        """Take in a value; what it pushes out of ``recent`` becomes past, if it is to be remembered."""
+        self.recent.append((step, value))
+        self._now = self._then = None
+        if len(self.recent) <= RECENT:
+            return
+        at, oldest = self.recent.pop(0)
+        if not remember:
+            return
+        self.first = at if not self.past and not self.pending else self.first
+        self.last = at
+        self._spread = None
+        self.pending.append(oldest)
+        if len(self.pending) < self.stride:
+            return
+        self.past.append(math.fsum(value / self.stride for value in self.pending))
+        self.pending = []
+        if self.start is None and len(self.past) == START:
+            self.start = statistics.median(self.past)
+        if len(self.past) == PAST:
+            pairs = zip(self.past[::2], self.past[1::2], strict=True)
+            self.past, self.stride = [(a + b) / 2 for a, b in pairs], 2 * self.stride
+
+    _now: float | None = field(default=None, repr=False, compare=False)
+    _then: float | None = field(default=None, repr=False, compare=False)
+    _spread: tuple[float, float, float] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def now(self) -> float:
+        """Median of the last values."""
+        if self._now is None:
+            self._now = statistics.median(value for _, value in self.recent)
+        return self._now
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.recent) == RECENT
+
+    @property
+    def values(self) -> list[float]:
+        """Past points and recent values, in order."""
+        return self.past + [value for _, value in self.recent]
+
+    def usual(self) -> float:
+        """Median of the past."""
+        return self._statistics()[0]
+
+    def deviation(self) -> float:
+        """By how many robust standard deviations the logarithm of ``now`` lies above (below: negative) the past's."""
+        _, median, spread = self._statistics()
+        return (_log(self.now) - median) / spread
+
+    def steps_since(self, factor: float) -> int:
+        """Steps since the past last stood within ``factor`` (above 1) of its median, up or down."""
+        near = [abs(_log(value) - _log(self.usual())) <= math.log(factor) for value in self.past]
+        place = len(near) - 1 - near[::-1].index(True) if True in near else 0
+        spacing = (self.last - self.first) / max(1, len(self.past) - 1)
+        return self.recent[-1][0] - round(self.first + place * spacing)
+
+    def _statistics(self) -> tuple[float, float, float]:
+        """Median of the past; median of its logarithms and their robust deviation, at least 0.1: 10%."""
+        if self._spread is None:
+            logs = [_log(value) for value in self.past]
+            middle = statistics.median(logs)
+            spread = max(0.1, 1.4826 * statistics.median(abs(log - middle) for log in logs))
+            self._spread = statistics.median(self.past), middle, spread
+        return self._spread
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers."""
+        return {
+            "recent": [list(pair) for pair in self.recent],
+            **{name: getattr(self, name) for name in ("past", "stride", "pending", "start", "first", "last")},
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Series:
+        """The series that ``to_json`` gave."""
+        return cls(**{**kept, "recent": [(int(step), float(value)) for step, value in kept["recent"]]})
+
+
+class History:
+    """Series by signal and layer: ``history["sigma", "G.linear"]``, ``history["d_loss", ""]``."""
+
+    def __init__(self) -> None:
+        self.series: dict[tuple[str, str], Series] = {}
+
+    def append(self, step: int, values: Mapping[tuple[str, str], float], remember: bool) -> None:
+        """Take in one observation; values that are not finite are passed over."""
+        for key, value in values.items():
+            if math.isfinite(value):
+                self.series.setdefault(key, Series()).append(step, value, remember)
+
+    def get(self, signal: str, layer: str = "", past: int = 0) -> Series | None:
+        """The series, if there are values enough to judge by: ``RECENT``, and so many of the past."""
+        found = self.series.get((signal, layer))
+        return found if found is not None and found.is_full and len(found.past) >= past else None
+
+    def layers(self, signal: str, past: int = 0) -> Iterator[tuple[str, Series]]:
+        """Each layer's series of a signal, those with values enough."""
+        for name, layer in list(self.series):
+            found = self.get(name, layer, past) if name == signal and layer else None
+            if found is not None:
+                yield layer, found
+
+    @property
+    def observations(self) -> int:
+        """Of the signal that was seen most, those remembered in the past."""
+        return max((series.stride * len(series.past) for series in self.series.values()), default=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return {f"{signal}|{layer}": series.to_json() for (signal, layer), series in self.series.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.series = {
+            (key.partition("|")[0], key.partition("|")[2]): Series.from_json(kept) for key, kept in state.items()
+        }
+
+
+def _log(value: float) -> float:
+    return math.log(max(abs(value), 1e-30))

@@ -1,0 +1,85 @@
+"""Every number that the rules compare with, in one place, so that they can be set on some runs and tried on others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a sign counts as a failure. Ratios are to the run's own median so far, the last few observations left out.
+
+    A rule that compares with the past also asks that the change be ``deviations`` of the past's own spread, so that a
+    signal which always swings widely is not taken for one that has broken out.
+
+    Raises:
+        ValueError: a number that is not above 0.
+    """
+
+    warm_up: int = 8
+    """observations of the past before anything is compared with it"""
+    patience: int = 2
+    """observations in a row for which a sign has to hold"""
+    deviations: float = 6.0
+    """robust standard deviations (1.4826 · MAD, of logarithms) by which a signal has to leave its past"""
+    gradient_growth: float = 10.0
+    """times the past's gradient norm: exploding"""
+    gradient_largest: float = 1e4
+    """gradient norm of a player that no past excuses"""
+    gradient_decay: float = 0.02
+    """of the past's gradient norm: vanishing"""
+    gradient_smallest: float = 1e-7
+    """gradient norm of a player below which nothing is learnt"""
+    hidden_decay: float = 1e-3
+    """of the past's hidden-output variance: the signal is lost on its way (Lin et al. 2021)"""
+    hidden_smallest: float = 1e-10
+    """hidden-output variance that no past excuses"""
+    separation: float = 0.99
+    """probability that D ranks a real sample above a fake one, from which it may overpower"""
+    saturation: float = 0.9
+    """share of samples whose sigmoid is within 1% of its end, from which a separating D leaves G no gradient"""
+    gap_growth: float = 4.0
+    """times the past's gap between mean logits, from which a separating D runs away"""
+    gap_largest: float = 10.0
+    """gap between mean logits, where their spread is not known, beyond which D overpowers"""
+    d_loss_smallest: float = 0.01
+    """loss of D, of those that cannot be negative, below which it has nothing left to learn"""
+    blindness: float = 0.03
+    """how near to one half the probability of a right ranking is, in a D that may be blind"""
+    logit_spread: float = 0.01
+    """standard deviation of real logits below which D says the same of all"""
+    logit_spread_decay: float = 0.05
+    """of the past's standard deviation, likewise"""
+    diversity: float = 0.3
+    """mean distance between fakes, over that between real samples, below which modes are lost"""
+    diversity_decay: float = 0.5
+    """of the past's, likewise"""
+    neighbours: float = 0.1
+    """distance from a fake to its nearest fake, over the same of real samples, below which G repeats itself"""
+    coverage_growth: float = 4.0
+    """times the past's distance from real samples to their nearest fakes"""
+    fake_spread: float = 0.02
+    """standard deviation of fake logits over that of real ones, below which all fakes are one, images not being seen"""
+    sigma_growth: float = 4.0
+    """times the past's σ₀ of a layer"""
+    sigma_growth_since_start: float = 20.0
+    """times σ₀ of a layer at the start"""
+    sigma_largest: float = 1e4
+    """σ₀ of a weight that is used as it is"""
+    rank_decay: float = 0.3
+    """of the stable rank at the start"""
+    rank_smallest: float = 1.5
+    """stable rank that has to be reached as well: all but one direction are lost"""
+    swing_growth: float = 3.0
+    """times the past's standard deviation of a loss or mean logit"""
+    swing_smoothness: float = 0.6
+    """mean squared change between observations over the variance (von Neumann's ratio; 2 for noise): slow swings"""
+    swing_of_both: float = 5.0
+    """times the gap between mean logits by which both swing together, and at least 1: the equilibrium is circled"""
+    swings: int = 4
+    """times that the signal crosses from one side to the other"""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; a threshold is above 0")

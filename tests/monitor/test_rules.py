@@ -1,0 +1,151 @@
+"""Rules on synthetic trainings: each failure is named by its own verdict, soon, and nothing else is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+import pytest
+
+from poise.monitor import FAILURES, Judge, Thresholds, judged
+from poise.monitor.advice import ADVICE
+from poise.monitor.history import PAST, RECENT, Series
+from poise.monitor.rules import RULES
+from tests.monitor.histories import ONSET, PATTERNS, healthy, pattern
+
+SCALES = [1e-3, 1.0, 1e3]
+
+
+def failures(judge: Judge) -> list[str]:
+    return [verdict.name for verdict in judge.timeline if verdict.is_failing]
+
+
+def test_there_is_a_rule_and_advice_for_each_failure() -> None:
+    assert set(FAILURES) == {"not-finite", *RULES} == set(ADVICE)
+    assert {verdict for verdict, _ in PATTERNS.values()} == set(FAILURES)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_training_warms_up_and_is_healthy(seed: int) -> None:
+    judge = judged(healthy(seed))
+    assert [verdict.name for verdict in judge.timeline] == ["warming-up", "healthy"]
+    assert judge.verdict.step == healthy()[-1]["step"]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_each_pattern_is_named_rightly_and_soon(name: str) -> None:
+    for seed in range(2):
+        judge = judged(pattern(name, seed))
+        assert set(failures(judge)) == {PATTERNS[name][0]}
+        alarm = next(verdict for verdict in judge.timeline if verdict.is_failing)
+        assert alarm.since is not None
+        assert 10 * ONSET < alarm.since <= alarm.step <= 10 * (ONSET + 35)
+        assert judge.verdict.is_failing  # and does not grow used to it
+        assert alarm.evidence
+        assert alarm.advice
+        assert 0.5 <= alarm.confidence <= 1
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_loss_and_its_gradients_may_be_of_any_scale(scale: float) -> None:
+    def scaled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for record in records:
+            for signal in ("d_loss", "g_loss"):
+                record[signal] *= scale
+            for layer in record["gradient_norm"]:
+                record["gradient_norm"][layer] *= scale
+        return records
+
+    assert failures(judged(scaled(healthy()))) == []
+    for name in ("gradients thirtyfold", "a layer without gradient", "losses swing widely"):
+        assert set(failures(judged(scaled(pattern(name))))) == {PATTERNS[name][0]}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_evidence_names_signal_layer_value_and_threshold(name: str) -> None:
+    verdict = judged(pattern(name)).verdict
+    assert verdict.signal
+    if verdict.name == "not-finite":
+        assert verdict.value is None
+        return
+    assert verdict.value is not None
+    assert verdict.threshold in {getattr(Thresholds(), field) for field in Thresholds.__dataclass_fields__}
+    assert f"{verdict.threshold:g}" in verdict.evidence
+    assert verdict.layer in verdict.evidence
+
+
+def test_growth_of_sigma_is_told_with_its_steps_and_remedy() -> None:
+    verdict = judged(pattern("σ of a layer grows by a tenth each time")).verdict
+    assert verdict.layer == "G.conv"
+    assert verdict.evidence.startswith("σ₀ of G.conv ")
+    assert "layers='conv'" in verdict.advice
+    assert "sigma-clamp" in verdict.advice
+
+
+def test_what_came_first_is_the_cause() -> None:
+    """Gradients explode once σ has; and at last nothing is finite."""
+    records = pattern("σ of a layer grows by a tenth each time")
+    for record in records[ONSET + 30 :]:
+        record["gradient_norm"] = {layer: 100 * norm for layer, norm in record["gradient_norm"].items()}
+    judge = judged(records[:-1])
+    assert set(failures(judge)) == {"spectral-explosion"}
+    end = judge.take(5000, {"d_loss": math.nan})
+    assert (end.name, end.is_fatal) == ("not-finite", True)
+    assert "after spectral-explosion since step" in end.evidence
+
+
+def test_one_wild_observation_is_no_failure_and_a_passing_one_is_recovered_from() -> None:
+    records = healthy()
+    records[70]["gradient_norm"] = dict.fromkeys(records[70]["gradient_norm"], 1e3)
+    assert failures(judged(records)) == []
+    for record in records[70:80]:
+        record["gradient_norm"] = dict.fromkeys(record["gradient_norm"], 1e3)
+    judge = judged(records)
+    assert failures(judge) == ["exploding-gradients"]
+    assert judge.verdict.name == "healthy"
+
+
+@pytest.mark.parametrize("name", [None, *PATTERNS])
+@pytest.mark.parametrize("at", [5, 30, ONSET + 3, ONSET + 20])
+def test_a_resumed_judge_judges_alike(name: str | None, at: int) -> None:
+    records = healthy() if name is None else pattern(name)
+    whole, first = judged(records), judged(records[:at])
+    second = Judge()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for record in records[at:]:
+        second.take(record["step"], record)
+    assert second.verdict == whole.verdict
+    assert second.timeline == whole.timeline
+    assert second.state_dict() == whole.state_dict()
+
+
+def test_records_between_the_cadence_are_looked_at_for_nan_only() -> None:
+    often = [copy.deepcopy(record) | {"step": record["step"] + more} for record in healthy() for more in (0, 3, 7)]
+    assert judged(often, every=10).state_dict()["history"] == judged(healthy(), every=10).state_dict()["history"]
+    often[100]["d_loss"] = math.nan
+    assert "not-finite" in failures(judged(often, every=10))
+
+
+def test_a_series_remembers_the_whole_run_in_few_points() -> None:
+    series = Series()
+    for step in range(10_000):
+        series.append(step, float(step), remember=True)
+    assert len(series.recent) == RECENT
+    assert PAST / 2 <= len(series.past) < PAST
+    assert series.usual() == pytest.approx(5000, rel=0.05)
+    assert series.now == 9997
+    assert series.past == sorted(series.past)
+
+
+def test_the_past_is_not_taught_by_what_is_not_to_be_remembered() -> None:
+    series = Series()
+    for step in range(100):
+        series.append(step, 1.0 if step < 50 else 100.0, remember=step < 50)
+    assert (series.usual(), series.now) == (1.0, 100.0)
+
+
+def test_a_threshold_is_above_zero() -> None:
+    with pytest.raises(ValueError, match="sigma_growth is 0; a threshold is above 0"):
+        Thresholds(sigma_growth=0)
