@@ -9,14 +9,14 @@ from faults_settings import DIGITS, GRID, HEALTHY, PLAIN, RING, Case, norm, pena
 
 __all__ = ["FAILURES", "HEALTHY"]
 
-_DEEP = replace(PLAIN, depth=12, activation="relu")
+_DEEP = replace(PLAIN, activation="relu", steps=400, observe_every=4)
 _DIGITS_PLAIN = replace(DIGITS, norm=norm("none"), penalty=penalty("r1", gamma=1.0))
 
 FAILURES = (
     Case(
         "rates-x10",
         "both rates × 10 from the middle on",
-        replace(PLAIN, loss="hinge"),
+        replace(PLAIN, loss="hinge", g_lr=3e-3, d_lr=3e-3),
         ("exploding-gradients", "oscillating", "mode-collapse", "spectral-explosion"),
         "steps longer than the landscape is smooth overshoot",
         builds_up=False,
@@ -45,8 +45,8 @@ FAILURES = (
     ),
     Case(
         "deep-plain-d",
-        "no norm on a D of 12 layers under torch's initial weights",
-        _DEEP,
+        "no norm on a D of 20 layers under torch's initial weights",
+        replace(_DEEP, depth=20, g_lr=1e-3, d_lr=1e-3),
         ("vanishing-gradients", "discriminator-blind"),
         "each layer shrinks signal and gradient by 0.4: D says one thing of all, G gets nothing",
         builds_up=False,
@@ -54,7 +54,7 @@ FAILURES = (
     Case(
         "strict-sn-deep-d",
         'sn with operator="conv" and no scale on a D of 12 layers',
-        replace(_DEEP, norm=norm("sn", operator="conv")),
+        replace(_DEEP, depth=12, norm=norm("sn", operator="conv")),
         ("vanishing-gradients", "discriminator-blind"),
         "σ = 1 bounds each layer from above, and ReLU halves what is left (Lin et al. 2021)",
         builds_up=False,
@@ -78,7 +78,7 @@ FAILURES = (
     Case(
         "n-dis-20",
         "20 updates of D for one of G, whose rate is small",
-        replace(PLAIN, n_dis=20, steps=300, g_lr=1e-4, observe_every=3),
+        replace(PLAIN, loss="hinge", n_dis=20, steps=200, g_lr=5e-4, observe_every=2),
         ("discriminator-overpowers", "vanishing-gradients"),
         "D tells every sample apart before G has moved",
         builds_up=False,
@@ -90,8 +90,7 @@ FAILURES = (
         ("discriminator-blind", "vanishing-gradients"),
         "D becomes a constant; no gradient passes a closed layer",
         builds_up=True,
-        onset=0.3,
-        fault=lambda: faults.DeadUnits("D.layers.2", over=200),
+        fault=lambda: faults.DeadUnits("D.layers.2", over=120),
     ),
     Case(
         "dead-relu-g",
@@ -101,7 +100,7 @@ FAILURES = (
         "G becomes a constant",
         builds_up=True,
         onset=0.3,
-        fault=lambda: faults.DeadUnits("G.layers.2", over=200),
+        fault=lambda: faults.DeadUnits("G.layers.2", over=300),
     ),
     Case(
         "diversity-loss",
@@ -111,7 +110,7 @@ FAILURES = (
         "fakes draw together while D and its gradients stay sound",
         builds_up=True,
         onset=0.3,
-        fault=lambda: faults.KilledDiversity(0.02),
+        fault=lambda: faults.KilledDiversity(0.003),
     ),
     Case(
         "stuck-latents",
@@ -135,23 +134,23 @@ FAILURES = (
     ),
     Case(
         "sigma-growth-d",
-        "a layer of D grows by 1% a step",
+        "a layer of D grows by 3% a step",
         PLAIN,
         ("spectral-explosion",),
         "likewise",
         builds_up=True,
         onset=0.3,
-        fault=lambda: faults.GrownSigma("D.layers.2", 0.01),
+        fault=lambda: faults.GrownSigma("D.layers.2", 0.03),
     ),
     Case(
-        "spectral-collapse-g",
-        "all singular values but the first of a layer of G fade by 2% a step",
-        RING,
+        "spectral-collapse-d",
+        "all singular values but the first of a layer of D fade by 3% a step",
+        replace(GRID, activation="relu"),
         ("spectral-collapse",),
-        "one direction is left of 64",
+        "one direction is left of 64: D sees the plane through one number",
         builds_up=True,
-        onset=0.3,
-        fault=lambda: faults.ShrunkSpectrum("G.layers.2", 0.02),
+        onset=0.2,
+        fault=lambda: faults.ShrunkSpectrum("D.layers.2", 0.03),
     ),
     Case(
         "undamped",
@@ -176,7 +175,6 @@ FAILURES = (
         ("discriminator-blind",),
         "the best D says one half everywhere",
         builds_up=False,
-        onset=0.3,
         fault=faults.SwappedLabels,
     ),
     Case(
@@ -258,6 +256,16 @@ FAILURES = (
         builds_up=True,
         onset=0.25,
         fault=lambda: faults.GrownSigma("G.to_rgb", 0.03),
+    ),
+    Case(
+        "digits-spectral-collapse-g",
+        "all singular values but the first of G's first layer fade by 3% a step",
+        DIGITS,
+        ("spectral-collapse",),
+        "one direction of the latents is left",
+        builds_up=True,
+        onset=0.25,
+        fault=lambda: faults.ShrunkSpectrum("G.linear", 0.03),
     ),
     Case(
         "digits-unscaled-shard",

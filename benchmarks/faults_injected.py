@@ -34,6 +34,9 @@ class Game:
 class Fault:
     """Nothing at all; the faults below change one part each. Every method is called from the onset on."""
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def begin_step(self, game: Game) -> None:
         """Before the step's updates."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from faults_catalogue import FAILURES, HEALTHY
 from faults_settings import Case
 from faults_truth import Outcome, outcome, reference
+
 from poise.monitor.judge import judged
 from poise.monitor.thresholds import Thresholds
 

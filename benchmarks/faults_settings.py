@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,11 @@ class Case:
     @property
     def is_healthy(self) -> bool:
         return not self.expected
+
+    @property
+    def identity(self) -> str:
+        """Changes with whatever changes the run; a verdict that is expected does not."""
+        return f"{zlib.crc32(repr((self.setting, self.onset, self.fault())).encode()):08x}"
 
 
 RING = Setting(penalty=("r1", (("gamma", 0.1),)))

@@ -57,7 +57,7 @@ def run(case: Case, seed: int, folder: Path) -> dict[str, Any]:
     game = Game(generator, discriminator, optimizers, torch.Generator().manual_seed(seed))
     if setting.warm:
         warm_up(game, setting, folder)
-    monitor = poise.Monitor(generator=generator, discriminator=discriminator)
+    monitor = poise.Monitor(generator=generator, discriminator=discriminator, every=setting.observe_every)
     started, watching = time.process_time(), 0.0
     truth, records, verdicts = [], [], []
     not_finite_at = None
@@ -71,7 +71,7 @@ def run(case: Case, seed: int, folder: Path) -> dict[str, Any]:
             not_finite_at = step
         if step % setting.observe_every == 0:
             before = time.process_time()
-            record = observe(monitor, step, signals)
+            record = monitor.observe(step, **signals)
             watching += time.process_time() - before
             records.append({"step": step, **record})
             verdicts.append((step, monitor.verdict.name))
@@ -81,6 +81,7 @@ def run(case: Case, seed: int, folder: Path) -> dict[str, Any]:
             break  # no number will ever come back
     return {
         "case": case.name,
+        "identity": case.identity,
         "seed": seed,
         "data": setting.data,
         "steps": setting.steps,
@@ -112,11 +113,6 @@ def warm_up(game: Game, setting: Setting, folder: Path) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     torch.save({**kept, **{f"{p}-optimizer": o.state_dict() for p, o in game.optimizers.items()}}, unfinished)
     unfinished.replace(path)
-
-
-def observe(monitor: poise.Monitor, step: int, signals: dict[str, Tensor]) -> dict[str, Any]:
-    gradients = {**monitor.gradient_norms("G"), **monitor.gradient_norms("D")}
-    return monitor.observe(step, gradients, **{k: v.mean() for k, v in signals.items()})
 
 
 def train_step(game: Game, setting: Setting, fault: Fault) -> dict[str, Tensor]:

@@ -27,9 +27,9 @@ from poise.sampling.images import to_float
 POINTS, IMAGES = 2000, 500
 """samples a judgement of a toy and of stacked digits draws"""
 FEATURES = 64
-LOST_COVERAGE, LOST_DISTANCE = 0.5, 5.0
+LOST_COVERAGE, LOST_DISTANCE = 0.5, {"ring": 5.0, "grid": 5.0, "digits": 3.0}
 """failed: less than this share of the reference's coverage, or more than so many times its distance"""
-KEPT_COVERAGE, KEPT_DISTANCE = 0.75, 3.0
+KEPT_COVERAGE, KEPT_DISTANCE = 0.75, {"ring": 3.0, "grid": 3.0, "digits": 2.0}
 """healthy: at least, at most; a run between the two is neither, and its setting is to be changed"""
 
 
@@ -131,19 +131,19 @@ def outcome(run: Mapping[str, Any], of_healthy: Mapping[float, tuple[float, floa
     coverage, distance = of_healthy[1.0]
     lost_at = None
     for entry in reversed(run["truth"]):
-        if not _is_lost(entry, *of_healthy[round(entry["step"] / run["steps"], 3)]):
+        if not _is_lost(run["data"], entry, *of_healthy[round(entry["step"] / run["steps"], 3)]):
             break
         lost_at = entry["step"]
     if run["not_finite_at"] is not None:
         lost_at = min(lost_at or run["not_finite_at"], run["not_finite_at"])
     if lost_at is not None:
         state = "failed"
-    elif last["coverage"] >= KEPT_COVERAGE * coverage and last["distance"] <= KEPT_DISTANCE * distance:
+    elif last["coverage"] >= KEPT_COVERAGE * coverage and last["distance"] <= KEPT_DISTANCE[run["data"]] * distance:
         state = "healthy"
     else:
         state = "unclear"
     return Outcome(state, lost_at, last["coverage"], last["distance"])
 
 
-def _is_lost(entry: Mapping[str, float], coverage: float, distance: float) -> bool:
-    return entry["coverage"] < LOST_COVERAGE * coverage or not entry["distance"] <= LOST_DISTANCE * distance
+def _is_lost(data: str, entry: Mapping[str, float], coverage: float, distance: float) -> bool:
+    return entry["coverage"] < LOST_COVERAGE * coverage or not entry["distance"] <= LOST_DISTANCE[data] * distance

@@ -56,18 +56,19 @@ def run_file(folder: Path, name: str, seed: int) -> Path:
 def train(folder: Path, names: list[str], seeds: int, workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(name, seed, folder) for seed in range(seeds) for name in names]
-    jobs = [job for job in jobs if not run_file(folder, job[0], job[1]).exists()]
+    done = {(found["case"], found["seed"]) for found in read(folder)}
+    jobs = [job for job in jobs if job[:2] not in done]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for count, line in enumerate(pool.imap_unordered(train_one, jobs), 1):
             print(f"[{count}/{len(jobs)}] {line}", flush=True)
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every finished run of a case that is still in the catalogue."""
+    """Every finished run of a case as it stands in the catalogue."""
     for path in sorted(folder.glob("*.json.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
             found = json.load(file)
-        if found["case"] in CASES:
+        if found["case"] in CASES and found["identity"] == CASES[found["case"]].identity:
             yield found
 
 
@@ -98,6 +99,7 @@ def plot(scored: list[Any], path: Path) -> None:
 
 def report(folder: Path, search: bool) -> None:
     from faults_scoring import figures, rows, score, set_thresholds, table
+
     from poise.monitor.thresholds import Thresholds
 
     runs = list(read(folder))
