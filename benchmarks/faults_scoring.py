@@ -81,6 +81,8 @@ def score(runs: Iterable[Mapping[str, Any]], thresholds: Thresholds | None = Non
     by_data = references(runs)
     scored = []
     for run in runs:
+        if run["data"] not in by_data:
+            raise ValueError(f"no healthy run on {run['data']} yet, by which to tell what failed; train one first")
         case = CASES[run["case"]]
         onset = case.onset * case.setting.steps
         timeline = [v for v in judged(run["records"], thresholds).timeline if v.name not in NOT_FAILURES]

@@ -127,7 +127,8 @@ def reference(healthy: Iterable[Mapping[str, Any]]) -> dict[float, tuple[float, 
 
 def outcome(run: Mapping[str, Any], of_healthy: Mapping[float, tuple[float, float]]) -> Outcome:
     """What became of a run, against the healthy ones on the same data."""
-    last = run["truth"][-1]
+    nothing = {"coverage": 0.0, "distance": math.inf}
+    last = nothing if run["not_finite_at"] is not None else run["truth"][-1]
     coverage, distance = of_healthy[1.0]
     lost_at = None
     for entry in reversed(run["truth"]):
