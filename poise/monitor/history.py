@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,10 @@ RECENT = 5
 """observations that are judged, against all before them"""
 PAST = 128
 """points that the run before them is kept in; halved when full, each then the mean of twice as many"""
+SWUNG = ("d_loss", "g_loss", "real_logit", "fake_logit")
+"""signals that are looked at for swings"""
+WINDOW = 24
+"""observations in which swings are looked for"""
 START = 8
 """observations that the start is the median of"""
 
@@ -37,7 +41,7 @@ class Series:
     def append(self, step: int, value: float, remember: bool) -> None:
         """Take in a value; what it pushes out of ``recent`` becomes past, if it is to be remembered."""
         self.recent.append((step, value))
-        self._now = self._then = None
+        self._now = None
         if len(self.recent) <= RECENT:
             return
         at, oldest = self.recent.pop(0)
@@ -45,46 +49,46 @@ class Series:
             return
         self.first = at if not self.past and not self.pending else self.first
         self.last = at
-        self._spread = None
+        self._usual = None
         self.pending.append(oldest)
         if len(self.pending) < self.stride:
             return
         self.past.append(math.fsum(value / self.stride for value in self.pending))
         self.pending = []
         if self.start is None and len(self.past) == START:
-            self.start = statistics.median(self.past)
+            self.start = _median(self.past)
         if len(self.past) == PAST:
             pairs = zip(self.past[::2], self.past[1::2], strict=True)
             self.past, self.stride = [(a + b) / 2 for a, b in pairs], 2 * self.stride
 
     _now: float | None = field(default=None, repr=False, compare=False)
-    _then: float | None = field(default=None, repr=False, compare=False)
-    _spread: tuple[float, float, float] | None = field(default=None, repr=False, compare=False)
+    _usual: float | None = field(default=None, repr=False, compare=False)
 
     @property
     def now(self) -> float:
         """Median of the last values."""
         if self._now is None:
-            self._now = statistics.median(value for _, value in self.recent)
+            self._now = _median([value for _, value in self.recent])
         return self._now
 
     @property
     def is_full(self) -> bool:
         return len(self.recent) == RECENT
 
-    @property
-    def values(self) -> list[float]:
-        """Past points and recent values, in order."""
-        return self.past + [value for _, value in self.recent]
-
     def usual(self) -> float:
         """Median of the past."""
-        return self._statistics()[0]
+        if self._usual is None:
+            self._usual = _median(self.past)
+        return self._usual
 
     def deviation(self) -> float:
-        """By how many robust standard deviations the logarithm of ``now`` lies above (below: negative) the past's."""
-        _, median, spread = self._statistics()
-        return (_log(self.now) - median) / spread
+        """By how many robust standard deviations the logarithm of ``now`` lies above (below: negative) the past's.
+
+        A deviation is 1.4826 times the median one of the past's logarithms, and at least 0.1: 10%.
+        """
+        logs = [_log(value) for value in self.past]
+        middle = _median(logs)
+        return (_log(self.now) - middle) / max(0.1, 1.4826 * _median([abs(log - middle) for log in logs]))
 
     def steps_since(self, factor: float) -> int:
         """Steps since the past last stood within ``factor`` (above 1) of its median, up or down."""
@@ -92,15 +96,6 @@ class Series:
         place = len(near) - 1 - near[::-1].index(True) if True in near else 0
         spacing = (self.last - self.first) / max(1, len(self.past) - 1)
         return self.recent[-1][0] - round(self.first + place * spacing)
-
-    def _statistics(self) -> tuple[float, float, float]:
-        """Median of the past; median of its logarithms and their robust deviation, at least 0.1: 10%."""
-        if self._spread is None:
-            logs = [_log(value) for value in self.past]
-            middle = statistics.median(logs)
-            spread = max(0.1, 1.4826 * statistics.median(abs(log - middle) for log in logs))
-            self._spread = statistics.median(self.past), middle, spread
-        return self._spread
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
@@ -116,14 +111,25 @@ class Series:
 
 
 class History:
-    """Series by signal and layer: ``history["sigma", "G.linear"]``, ``history["d_loss", ""]``."""
+    """Series by signal and layer; and the last ``WINDOW`` values of those that may swing, one by one.
+
+    How widely a signal swings is a series as well: of "swing", by the name of the signal.
+    """
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, str], Series] = {}
+        self.windows: dict[str, list[float]] = {}
 
     def append(self, step: int, values: Mapping[tuple[str, str], float], remember: bool) -> None:
         """Take in one observation; values that are not finite are passed over."""
-        for key, value in values.items():
+        swings = {}
+        for signal in SWUNG:
+            value = values.get((signal, ""), math.nan)
+            if math.isfinite(value):
+                window = self.windows[signal] = [*self.windows.get(signal, [])[-WINDOW + 1 :], value]
+                if len(window) == WINDOW:
+                    swings["swing", signal] = statistics.pstdev(detrended(window))
+        for key, value in (*values.items(), *swings.items()):
             if math.isfinite(value):
                 self.series.setdefault(key, Series()).append(step, value, remember)
 
@@ -146,12 +152,29 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
-        return {f"{signal}|{layer}": series.to_json() for (signal, layer), series in self.series.items()}
+        series = {f"{signal}|{layer}": one.to_json() for (signal, layer), one in self.series.items()}
+        return {"series": series, "windows": {signal: list(window) for signal, window in self.windows.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.series = {
-            (key.partition("|")[0], key.partition("|")[2]): Series.from_json(kept) for key, kept in state.items()
+            (key.partition("|")[0], key.partition("|")[2]): Series.from_json(kept)
+            for key, kept in state["series"].items()
         }
+        self.windows = {signal: list(window) for signal, window in state["windows"].items()}
+
+
+def detrended(values: Sequence[float]) -> list[float]:
+    """Values less the straight line that fits them best."""
+    middle = (len(values) - 1) / 2
+    mean = statistics.fmean(values)
+    slope = sum((i - middle) * v for i, v in enumerate(values)) / sum((i - middle) ** 2 for i in range(len(values)))
+    return [value - mean - slope * (i - middle) for i, value in enumerate(values)]
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)  # a third of the time of the statistics module, and this is all that judging costs
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _log(value: float) -> float:

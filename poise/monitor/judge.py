@@ -20,6 +20,7 @@ LAYERED = (
     "effective_sigma",
     "stable_rank",
     "hidden_variance",
+    "weight_norm",
 )
 """groups of a record that map layers to numbers"""
 JUDGED = ("gradient_norm", "sigma", "effective_sigma", "stable_rank", "hidden_variance")
@@ -29,9 +30,6 @@ SIGNALS = (
     *("real_logit_std", "fake_logit_std", "diversity", "feature_diversity", "neighbours", "coverage", "lipschitz"),
 )
 """scalars of a record that are remembered"""
-CAUSES = ("largest_real", "hidden_variance", "largest_fake")
-"""looked at first when something is not finite: what else is, came of it"""
-
 NAMED = {
     "largest_real": "the largest entry of the real samples",
     "largest_fake": "the largest entry of the fake samples",
@@ -67,7 +65,7 @@ class Judge:
         """
         values = _flattened(record)
         broken = _not_finite(values, step)
-        if broken is None and not is_due(step, self._step, self.every):
+        if broken is None and not self.verdict.is_fatal and not is_due(step, self._step, self.every):
             return self.verdict
         self._step = step
         if broken is None:
@@ -177,13 +175,16 @@ def _remembered(values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str]
 
 
 def _not_finite(values: Mapping[tuple[str, str], float], step: int) -> Finding | None:
-    """The first value that is not finite, in the order of cause and effect, as far as it is known."""
+    """The value that is not finite and most likely the cause: data, then a layer whose weights are still sound.
+
+    Once the weights are lost everything is; the order of the record is then as good as any.
+    """
     broken = [key for key, value in values.items() if not math.isfinite(value)]
     if not broken:
         return None
-    order = {name: place for place, name in enumerate(CAUSES)}
-    signal, layer = min(broken, key=lambda key: order.get(key[0], len(order)))
+    lost = {layer for signal, layer in broken if signal == "sigma"}
+    causes = {"largest_real": 0, "hidden_variance": 2 if lost else 1}
+    signal, layer = min(broken, key=lambda key: causes.get(key[0], 2))
     where = f"{signal} of {layer}" if layer else NAMED.get(signal, signal)
     value = values[signal, layer]
-    more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
-    return Finding("not-finite", signal, layer, value, math.inf, f"{where} is {value} at step {step}{more}")
+    return Finding("not-finite", signal, layer, value, math.inf, f"{where} is {value} at step {step}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from poise.monitor import samples as shown
 from poise.monitor.judge import Judge, is_due
-from poise.monitor.probes import SpectrumProbe, UpdateProbe, gradient_norms, gradient_variances
+from poise.monitor.probes import SpectrumProbe, UpdateProbe, gradient_norms, gradient_variances, weight_norms
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import FAILURES, VERDICTS, Verdict
 
@@ -135,8 +135,9 @@ class Monitor:
 
         Returns:
             All that was observed, as floats: the signals; ``ranking``, ``saturation``, ``diversity``, ``lipschitz`` …;
-            by layer ``gradient_norm``, ``gradient_variance``, ``update_ratio``, ``sigma``, ``effective_sigma``,
-            ``singular_values`` (lists of three), ``stable_rank``, ``hidden_variance``; ``verdict``.
+            by layer ``weight_norm``, ``gradient_norm``, ``gradient_variance``, ``update_ratio``, ``sigma``,
+            ``effective_sigma``, ``singular_values`` (lists of three), ``stable_rank``, ``hidden_variance``; and
+            ``verdict``.
         """
         due = {probe for probe, every in self.every.items() if every and is_due(step, self._step, every)}
         self._step = step
@@ -147,6 +148,7 @@ class Monitor:
             values["update_ratio"] = self._by_layer(lambda player, one: self._updates[player].measure(one, step))
         if "spectra" in due:
             values |= self._of_spectra()
+        values["weight_norm"] = self._by_layer(lambda _, one: weight_norms(one))
         values[""] |= self._of_samples(real, fake, "diversity" in due)
         if due & {"hidden", "lipschitz"}:
             labels = [() if y is None else (y[:SHOWN],) for y in (real_y, fake_y)]

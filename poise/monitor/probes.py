@@ -31,6 +31,12 @@ def weights(module: nn.Module) -> dict[str, tuple[nn.Parameter, int]]:
     return found
 
 
+def weight_norms(module: nn.Module) -> dict[str, Tensor]:
+    """Frobenius norm of each trained weight, by layer: not finite where an entry is not, or its square is not."""
+    found = {name: weight.detach() for name, (weight, _) in weights(module).items()}
+    return dict(zip(found, torch._foreach_norm(list(found.values())), strict=True)) if found else {}
+
+
 def gradient_norms(module: nn.Module) -> dict[str, Tensor]:
     """Frobenius norm of each weight's gradient, by layer."""
     found = _gradients(module)
@@ -99,7 +105,8 @@ class SpectrumProbe:
 
     def __init__(self, module: nn.Module) -> None:
         normalized = any(parametrize.is_parametrized(layer, "weight") for layer in module.modules())
-        self._original = self._effective = None
+        self._original: SpectrumTracker | None = None
+        self._effective: SpectrumTracker | None = None
         with suppress(ValueError):  # no layer with a weight to decompose
             self._original = SpectrumTracker(module, 3, "original")
             self._effective = SpectrumTracker(module, 1, "effective") if normalized else None

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from poise.monitor.history import History
+from poise.monitor.history import WINDOW, History, detrended
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import Finding
 
@@ -83,8 +83,8 @@ def vanishing_gradients(history: History, limits: Thresholds) -> Finding | None:
     won = _has_won(history, limits)
     for player, total in history.layers("gradient_total"):
         if total.now <= limits.gradient_smallest and not (player == "D" and won):
-            said = f"the gradient of {PLAYERS.get(player, player)} is {total.now:.3g} (limit {{}})"
             layer = _steepest(history, player, limits, up=False)
+            said = f"the gradient of {PLAYERS.get(player, player)} is {total.now:.3g} (limit {{}}), least in {layer}"
             found.append(
                 _finding("vanishing-gradients", "gradient_norm", layer, total.now, limits.gradient_smallest, said)
             )
@@ -126,7 +126,7 @@ def discriminator_overpowers(history: History, limits: Thresholds) -> Finding | 
         said = f"the gap of the mean logits is {gap.now:.3g}, {growth:.1f}× its past (limit {{}}×)"
         return _finding("discriminator-overpowers", "logit_gap", "", growth, limits.gap_growth, said)
     loss = history.get("d_loss", past=limits.warm_up)
-    if loss is not None and 0 <= loss.now <= limits.d_loss_smallest and min(loss.values) >= 0:
+    if loss is not None and 0 <= loss.now <= limits.d_loss_smallest and min(loss.past) >= 0:
         said = f"the discriminator's loss is {loss.now:.3g} (limit {{}})"
         return _finding("discriminator-overpowers", "d_loss", "", loss.now, limits.d_loss_smallest, said)
     return None
@@ -188,29 +188,21 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
 def oscillating(history: History, limits: Thresholds) -> Finding | None:
     """A loss or mean logit swings, slowly and ever more widely, or both logits circle together."""
     found = []
-    series = {name: history.get(name, past=WINDOW) for name in ("d_loss", "g_loss", "real_logit", "fake_logit")}
-    for signal, one in series.items():
-        if one is None or len(one.values) < WINDOW + limits.warm_up:
-            continue
-        before, window = one.values[:-WINDOW], _detrended(one.values[-WINDOW:])
-        growth = _ratio(statistics.pstdev(window), statistics.pstdev(_detrended(before)))
-        if growth >= limits.swing_growth and _swings(window, limits):
+    for signal, swing in history.layers("swing", limits.warm_up):
+        growth = _ratio(swing.now, swing.usual())
+        if growth >= limits.swing_growth and _swings(detrended(history.windows[signal]), limits):
             said = f"{signal} swings {growth:.1f}× as widely as before (limit {{}}×)"
             found.append(_finding("oscillating", signal, "", growth, limits.swing_growth, said))
-    real, fake = series["real_logit"], series["fake_logit"]
-    if real is not None and fake is not None and len(real.values) == len(fake.values):
-        pairs = list(zip(real.values[-WINDOW:], fake.values[-WINDOW:], strict=True))
-        both = _detrended([(r + f) / 2 for r, f in pairs])
+    real, fake = (history.windows.get(signal, []) for signal in ("real_logit", "fake_logit"))
+    if len(real) == len(fake) == WINDOW:
+        both = detrended([(r + f) / 2 for r, f in zip(real, fake, strict=True)])
         width = statistics.pstdev(both)
-        times = _ratio(width, statistics.median(abs(r - f) for r, f in pairs))
+        times = _ratio(width, statistics.median(abs(r - f) for r, f in zip(real, fake, strict=True)))
         if width >= 1 and times >= limits.swing_of_both and _swings(both, limits):
             said = f"the mean logits of real and fake swing together, by {times:.1f}× their gap (limit {{}}×)"
             found.append(_finding("oscillating", "real_logit", "", times, limits.swing_of_both, said))
     return _worst(found)
 
-
-WINDOW = 24
-"""observations in which swings are looked for"""
 
 RULES: dict[str, Rule] = {
     "spectral-explosion": spectral_explosion,
@@ -254,16 +246,6 @@ def _worst(found: Iterable[Finding]) -> Finding | None:
 
 def _ratio(value: float, other: float) -> float:
     return value / other if other > 0 else (1.0 if value == other else math.inf)
-
-
-def _detrended(values: Sequence[float]) -> list[float]:
-    """Values less the straight line that fits them best."""
-    middle = (len(values) - 1) / 2
-    mean = statistics.fmean(values)
-    slope = sum((i - middle) * value for i, value in enumerate(values)) / sum(
-        (i - middle) ** 2 for i in range(len(values))
-    )
-    return [value - mean - slope * (i - middle) for i, value in enumerate(values)]
 
 
 def _swings(values: Sequence[float], limits: Thresholds) -> bool:

@@ -101,10 +101,18 @@ def lipschitz(module: nn.Module, real: Tensor, fake: Tensor, *labels: Tensor) ->
     """
     n = min(len(real), len(fake))
     place = noise.uniform(0, "monitor-line", torch.arange(n), 1).to(real).view(-1, *[1] * (real.ndim - 1))
-    x = torch.lerp(real[:n].detach(), fake[:n].detach(), place)
-    with unnoticed(module), torch.enable_grad():
-        x.requires_grad_(True)
-        (slope,) = torch.autograd.grad(_total(module(x, *labels)), x)
+    x = torch.lerp(real[:n].detach(), fake[:n].detach(), place).requires_grad_(True)
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    try:
+        for (
+            weight
+        ) in trained:  # no gradient of theirs is needed, and no norm makes a graph that a later step would find
+            weight.requires_grad_(False)
+        with unnoticed(module), torch.enable_grad():
+            (slope,) = torch.autograd.grad(_total(module(x, *labels)), x)
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
     return slope.detach().float().flatten(1).norm(dim=1).amax()
 
 

@@ -33,6 +33,7 @@ from poise.report.figures import (
     ordered_metrics,
     per_layer,
 )
+from poise.report.stability import stability_charts
 
 MOST_GRIDS = 60  # embedded in the page; the folder keeps all
 
@@ -198,6 +199,7 @@ def _sections(training: Sequence[Record], judgements: Sequence[Record], final: R
         "losses": [chart for chart in drawn if chart],
         "gradients": per_layer(training, "gradient_norm", "gradient norm", log=True),
         "sigma": per_layer(training, "sigma", "σ (unitless)"),
+        **{f"stability_{part}": charts for part, charts in stability_charts(training).items()},
     }
 
 

@@ -63,7 +63,7 @@ def _all(signal: str, factor: float) -> Callable[[Record, int], None]:
 
 
 def _together(record: Record, since: int) -> None:
-    swing = 4 * math.sin(2 * math.pi * since / 10)
+    swing = 15 * math.sin(2 * math.pi * since / 10)
     record["real_logit"], record["fake_logit"] = record["real_logit"] + swing, record["fake_logit"] + swing
 
 
@@ -80,7 +80,7 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
         "spectral-explosion",
         _layer("sigma", "G.conv", lambda sigma, since: sigma * 1.1**since),
     ),
-    "σ of a layer is beyond all": ("spectral-explosion", _layer("sigma", "D.conv", lambda sigma, since: 1e5)),
+    "σ of a layer is beyond all": ("spectral-explosion", _layer("sigma", "D.conv", lambda *_: 1e5)),
     "a layer is left with one direction": (
         "spectral-collapse",
         _layer("stable_rank", "D.conv", lambda rank, since: 1 + (rank - 1) * 0.8**since),
@@ -88,10 +88,10 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
     "gradients thirtyfold": ("exploding-gradients", _all("gradient_norm", 30)),
     "gradients beyond all": ("exploding-gradients", _all("gradient_norm", 1e6)),
     "no gradient": ("vanishing-gradients", _all("gradient_norm", 0.0)),
-    "a layer without gradient": ("vanishing-gradients", _layer("gradient_norm", "G.linear", lambda norm, since: 1e-4)),
+    "a layer without gradient": ("vanishing-gradients", _layer("gradient_norm", "G.linear", lambda *_: 1e-4)),
     "a layer that gives the same to all": (
         "vanishing-gradients",
-        _layer("hidden_variance", "D.conv", lambda variance, since: variance * 1e-5),
+        _layer("hidden_variance", "D.conv", lambda variance, _: variance * 1e-5),
     ),
     "D tells all": ("discriminator-overpowers", _won),
     "D says the same of all": (
@@ -106,7 +106,7 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
         ),
     ),
     "fakes become alike": ("mode-collapse", _scalar(diversity=lambda d, since: d * 0.9**since)),
-    "G repeats itself": ("mode-collapse", _scalar(neighbours=lambda d, since: 0.01)),
+    "G repeats itself": ("mode-collapse", _scalar(neighbours=lambda *_: 0.01)),
     "real samples without fakes near": ("mode-collapse", _scalar(coverage=lambda c, since: c * 1.1**since)),
     "losses swing widely": (
         "oscillating",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def train(watch: bool, norm: str) -> tuple[dict[str, Tensor], list[dict]]:
     records = []
     for step in range(1, 6):
         fake, real = generator(torch.randn(16, 4)), torch.randn(16, 2)
-        d_loss = (discriminator(fake.detach()) - discriminator(real)).mean()
+        fake_logits, real_logits = discriminator(fake.detach()), discriminator(real)
+        d_loss = (fake_logits - real_logits).mean()
         d_adam.zero_grad()
         d_loss.backward()
         d_adam.step()
@@ -46,7 +48,9 @@ def train(watch: bool, norm: str) -> tuple[dict[str, Tensor], list[dict]]:
         g_adam.step()
         if monitor:
             gradients = monitor.gradient_norms("G") | monitor.gradient_norms("D")
-            records.append(monitor.observe(step, gradients, d_loss=d_loss, g_loss=g_loss))
+            logits = {"real_logits": real_logits, "fake_logits": fake_logits}
+            shown = {"real": real, "fake": fake}
+            records.append(monitor.observe(step, gradients, **logits, **shown, d_loss=d_loss, g_loss=g_loss))
     return {**generator.state_dict(prefix="G."), **discriminator.state_dict(prefix="D.")}, records
 
 
@@ -136,3 +140,147 @@ def test_a_signal_with_a_graph_is_read_without_it() -> None:
     weight = torch.ones((), requires_grad=True)
     assert watched().observe(1, d_loss=weight * 2)["d_loss"] == 2.0
     assert weight.grad is None
+
+
+GIVEN: dict[str, tuple[set[str], set[str]]] = {
+    "nothing": (set(), {"gradient_norm", "sigma"}),
+    "losses": ({"d_loss", "g_loss"}, {"d_loss", "g_loss"}),
+    "real logits": ({"real_logits"}, {"real_logit", "real_logit_std"}),
+    "logits": ({"real_logits", "fake_logits"}, {"ranking", "saturation", "logit_gap", "fake_logit_std"}),
+    "real samples": ({"real"}, {"largest_real", "hidden_variance"}),
+    "samples": ({"real", "fake"}, {"diversity", "neighbours", "coverage", "feature_diversity", "lipschitz"}),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_any_subset_may_be_given_and_the_rest_is_silent(name: str) -> None:
+    given, measured = GIVEN[name]
+    values = {"d_loss": torch.tensor(1.0), "g_loss": torch.tensor(2.0)}
+    values |= {"real": torch.randn(9, 2), "fake": torch.randn(9, 2)}
+    values |= {"real_logits": torch.randn(9), "fake_logits": torch.randn(9, 1)}
+    monitor = watched()
+    monitor.networks["D"](values["real"]).sum().backward()
+    record = monitor.observe(5, **{key: values[key] for key in given})  # type: ignore[arg-type]
+    assert record.keys() >= measured
+    for other, (_, absent) in GIVEN.items():
+        if not set(GIVEN[other][0]) <= set(given):
+            assert not absent <= record.keys(), other
+    assert json.loads(json.dumps(record)) == record
+
+
+@pytest.mark.parametrize("player", ["G", "D"])
+def test_one_network_may_be_watched_alone(player: str) -> None:
+    network = dict(zip("GD", networks(), strict=True))[player]
+    monitor = Monitor(**{"generator" if player == "G" else "discriminator": network})
+    network(torch.ones(3, 4 if player == "G" else 2)).sum().backward()
+    record = monitor.observe(1, d_loss=1.0)
+    assert record["gradient_norm"].keys() == record["sigma"].keys() == {f"{player}.0", f"{player}.2"}
+
+
+def test_probes_have_their_cadences_and_what_was_missed_is_made_up_for() -> None:
+    generator, discriminator = networks()
+    monitor = Monitor(generator=generator, discriminator=discriminator, every={"spectra": 10, "updates": 0})
+    seen = {step: monitor.observe(step, d_loss=1.0).keys() for step in (1, 2, 9, 10, 11, 25, 30)}
+    assert [step for step, keys in seen.items() if "sigma" in keys] == [1, 10, 25, 30]
+    assert not any("update_ratio" in keys for keys in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("every", "complaint"),
+    [
+        ({"sigma": 5}, "unknown probe 'sigma'; known: gradients"),
+        ({"spectra": -1}, "spectra every -1 steps"),
+        (-2, "-2"),
+    ],
+)
+def test_a_wrong_cadence_is_refused(every: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Monitor(every=every)
+
+
+def test_networks_that_take_other_arguments_are_watched_without_being_shown_samples() -> None:
+    monitor = Monitor(discriminator=nn.Bilinear(2, 2, 1))
+    samples = {"real": torch.randn(9, 2), "fake": torch.randn(9, 2)}
+    with pytest.warns(UserWarning, match="cannot be shown samples by the monitor, which goes on without"):
+        record = monitor.observe(5, **samples)
+    assert "diversity" in record
+    assert "hidden_variance" not in record
+    monitor.observe(10, **samples)  # no second warning, which pytest would make an error below
+
+
+def test_callbacks_are_called_when_the_verdict_changes() -> None:
+    called: list[tuple[str, str]] = []
+    monitor = watched()
+    for event in ("not-finite", "failing", "change", "healthy", "warming-up"):
+        monitor.on(event, lambda verdict, event=event: called.append((event, verdict.name)))
+    for step, loss in enumerate([1.0, NAN, NAN, 1.0]):
+        monitor.observe(step, d_loss=loss)
+    assert called == [
+        *[("not-finite", "not-finite"), ("failing", "not-finite"), ("change", "not-finite")],
+        *[("warming-up", "warming-up"), ("change", "warming-up")],
+    ]
+    assert [verdict.name for verdict in monitor.timeline] == ["warming-up", "not-finite", "warming-up"]
+    with pytest.raises(ValueError, match="unknown verdict 'collapse'; known: healthy"):
+        monitor.on("collapse", print)
+
+
+def test_a_tracker_gets_flat_scalars_with_their_step() -> None:
+    tracked: list[tuple[dict, int]] = []
+    generator, discriminator = networks()
+    tracker = lambda values, step: tracked.append((values, step))  # noqa: E731
+    monitor = Monitor(generator=generator, discriminator=discriminator, tracker=tracker)
+    record = monitor.observe(3, d_loss=0.5)
+    ((values, step),) = tracked
+    assert step == 3
+    assert values["d_loss"] == 0.5
+    assert values["sigma/G.0"] == record["sigma"]["G.0"]
+    assert all(isinstance(value, float) for value in values.values())
+
+
+@pytest.mark.parametrize("at", [3, 17, 40])
+def test_a_resumed_monitor_judges_alike(at: int) -> None:
+    """A weight that grows until it is called an explosion; stopped and resumed on the way."""
+
+    def watch(monitor: Monitor, first: int, last: int) -> list[dict[str, Any]]:
+        records = []
+        for step in range(first, last):
+            weight = monitor.networks["G"].get_submodule("0").weight
+            assert isinstance(weight, Tensor)
+            if step > 20:
+                weight.data.mul_(1.15)
+            records.append(monitor.observe(step, d_loss=1.0 + 0.1 * (step % 3)))
+        return records
+
+    def made() -> Monitor:
+        generator, discriminator = networks()
+        return Monitor(generator=generator, discriminator=discriminator, every=1)
+
+    whole, first, second = made(), made(), made()
+    records = watch(whole, 0, 60)
+    watch(first, 0, at)
+    for player, network in second.networks.items():
+        network.load_state_dict(first.networks[player].state_dict())
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    later = watch(second, at, 60)
+    assert [record["verdict"] for record in later] == [record["verdict"] for record in records[at:]]
+    assert later[-1]["update_ratio"] == pytest.approx(records[-1]["update_ratio"])
+    assert later[0].keys() == records[at].keys()
+    assert second.verdict.name == "spectral-explosion"
+    assert second.verdict.layer == "G.0"
+    assert second.advice == second.verdict.advice != ""
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_bad_data_is_named_before_what_came_of_it(bad: float) -> None:
+    monitor = watched()
+    real = torch.randn(9, 2)
+    real[3, 1] = bad
+    monitor.observe(5, {"D.0": torch.tensor(NAN)}, d_loss=NAN, real=real, fake=torch.randn(9, 2))
+    assert monitor.verdict.evidence.startswith(f"the largest entry of the real samples is {bad} at step 5")
+
+
+@pytest.mark.parametrize("wrap", ["compile", "data parallel"])
+def test_a_wrapped_network_is_watched_by_its_own_names(wrap: str) -> None:
+    plain = networks()[1]
+    wrapped = torch.compile(plain) if wrap == "compile" else nn.DataParallel(plain)
+    assert Monitor(discriminator=wrapped).networks["D"] is plain  # type: ignore[arg-type]

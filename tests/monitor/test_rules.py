@@ -36,7 +36,7 @@ def test_a_healthy_training_warms_up_and_is_healthy(seed: int) -> None:
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_each_pattern_is_named_rightly_and_soon(name: str) -> None:
-    for seed in range(2):
+    for seed in (1, 2):
         judge = judged(pattern(name, seed))
         assert set(failures(judge)) == {PATTERNS[name][0]}
         alarm = next(verdict for verdict in judge.timeline if verdict.is_failing)
@@ -107,8 +107,8 @@ def test_one_wild_observation_is_no_failure_and_a_passing_one_is_recovered_from(
     assert judge.verdict.name == "healthy"
 
 
-@pytest.mark.parametrize("name", [None, *PATTERNS])
-@pytest.mark.parametrize("at", [5, 30, ONSET + 3, ONSET + 20])
+@pytest.mark.parametrize("name", [None, "gradients thirtyfold", "losses swing widely", "a loss is NaN"])
+@pytest.mark.parametrize("at", [5, ONSET + 3, ONSET + 30])
 def test_a_resumed_judge_judges_alike(name: str | None, at: int) -> None:
     records = healthy() if name is None else pattern(name)
     whole, first = judged(records), judged(records[:at])

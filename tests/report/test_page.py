@@ -16,7 +16,7 @@ from poise.report import write_report
 from poise.report.figures import curves, moving_mean, number, per_layer, thinned
 from poise.report.page import MOST_GRIDS, read_grids, read_metrics
 
-SECTIONS = ["header", "result", "metrics", "samples", "losses", "gradients", "sigma", "recipe"]
+SECTIONS = ["header", "result", "metrics", "samples", "losses", "stability", "gradients", "sigma", "recipe"]
 HOSTILE = "<script>alert(1)</script>"
 
 

@@ -1,0 +1,140 @@
+"""The doctor on logs of other programs and of ours: fields recognised, verdicts right, refusals in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from poise import cli
+from poise.monitor import diagnose
+from poise.monitor.logs import parse_names, read_log
+from tests.monitor.histories import PATTERNS, healthy, pattern
+
+NAMES = {  # of (d_loss, g_loss, real_logit, fake_logit, gradient of G) in some programs' logs
+    "plain": ("d_loss", "g_loss", "real_logit", "fake_logit", "gradient_norm/G.all"),
+    "slashes": ("Loss/D/loss", "Loss/G/loss", "Loss/scores/real", "Loss/scores/fake", "grad_norm/G"),
+    "camel": ("lossD", "lossG", "D(x)", "D(G(z))", "generator/grad_norm"),
+    "words": ("train/discriminator_loss", "train/generator_loss", "logits_real", "logits_fake", "gradients_norm.gen"),
+}
+
+
+def lines(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def renamed(records: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
+    d_loss, g_loss, real, fake, gradient = names
+    return [
+        {
+            "step": record["step"],
+            d_loss: record["d_loss"],
+            g_loss: record["g_loss"],
+            real: record["real_logit"],
+            fake: record["fake_logit"],
+            gradient: record["gradient_norm"]["G.conv"],
+            "epoch_time": 3.5,
+        }
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize("style", NAMES)
+def test_fields_are_recognised_by_the_names_people_give_them(style: str, tmp_path: Path) -> None:
+    records = read_log(lines(tmp_path / "log.jsonl", renamed(healthy(), NAMES[style])))
+    first = healthy()[0]
+    for signal in ("d_loss", "g_loss", "real_logit", "fake_logit"):
+        assert records[0][signal] == first[signal]
+    assert list(records[0]["gradient_norm"].values()) == [first["gradient_norm"]["G.conv"]]
+    assert all(layer.startswith("G.") for layer in records[0]["gradient_norm"])
+
+
+@pytest.mark.parametrize("name", ["gradients thirtyfold", "both logits circle", "losses swing widely", "a loss is NaN"])
+def test_tensorboard_events_are_judged_like_lines(name: str, tmp_path: Path) -> None:
+    records = renamed(pattern(name), NAMES["plain"])
+    with SummaryWriter(str(tmp_path / "events")) as board:
+        for record in records:
+            for tag, value in record.items():
+                if tag != "step":
+                    board.add_scalar(tag, value, record["step"])
+    from_events = diagnose(tmp_path / "events")
+    from_lines = diagnose(lines(tmp_path / "log.jsonl", records))
+    assert from_events.verdict.name == from_lines.verdict.name == PATTERNS[name][0]
+    assert from_events.verdict.since == from_lines.verdict.since
+    assert from_events.records == len(records)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_our_own_records_are_judged_as_the_monitor_does(name: str, tmp_path: Path) -> None:
+    records = [{**record, "verdict": "healthy", "seconds": 1.0} for record in pattern(name)]
+    text = json.dumps(records).replace("NaN", "null").replace("Infinity", "null")  # as a run writes them
+    found = diagnose(lines(tmp_path / "metrics.jsonl", json.loads(text)).parent)
+    assert found.verdict.name == PATTERNS[name][0]
+    assert found.timeline[0].verdict.name == "warming-up"
+    assert found.timeline[-1].last == records[-1]["step"]
+    assert found.lines()[0].startswith(f"{PATTERNS[name][0]} at step 1200, since step ")
+
+
+def test_null_elsewhere_is_what_was_not_logged(tmp_path: Path) -> None:
+    records = renamed(healthy(), NAMES["plain"])
+    for record in records[1::2]:
+        record["d_loss"] = None
+    assert diagnose(lines(tmp_path / "log.jsonl", records)).verdict.name == "healthy"
+
+
+def test_a_resumed_log_counts_once_and_a_torn_line_not_at_all(tmp_path: Path) -> None:
+    records = renamed(healthy(), NAMES["plain"])
+    path = lines(tmp_path / "log.jsonl", [*records[:50], *records[30:]])
+    path.write_text(path.read_text() + '{"step": 99999, "d_lo')
+    assert [record["step"] for record in read_log(path)] == [record["step"] for record in records]
+
+
+def test_the_command_prints_the_verdict_and_exits_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = lines(tmp_path / "good.jsonl", renamed(healthy(), NAMES["plain"]))
+    assert cli.main(["doctor", str(good)]) == 0
+    assert capsys.readouterr().out.startswith("healthy at step 1200\n120 records: d_loss, g_loss,")
+    bad = lines(tmp_path / "bad.jsonl", renamed(pattern("losses swing widely"), ("a", "b", "c", "d", "e")))
+    assert cli.main(["doctor", str(bad), "--names", "d_loss=a", "g_loss=b"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("oscillating at step 1200, since step ")
+    assert "advice: lower the momentum" in out
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "complaint"),
+    [
+        (None, [], "is neither a file nor a folder"),
+        ([], [], "holds neither a metrics.jsonl nor TensorBoard events"),
+        ([{"step": 1, "foo": 2.0}], [], "nothing to judge in .*: it logs step, foo; say which field is which"),
+        ([{"step": 1, "foo": 2.0}], ["--names", "d_loss=bar"], "has no field 'bar' to be read as d_loss"),
+        ([{"step": 1, "foo": 2.0}], ["--names", "d_loss"], "give FIELD=NAME"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_in_one_line(
+    make: list[dict] | None, arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "log"
+    if make is not None:
+        folder.mkdir()
+    if make:
+        lines(folder / "metrics.jsonl", make)
+    assert cli.main(["doctor", str(folder), *arguments]) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+
+    assert re.search(complaint, error)
+
+
+def test_names_are_pairs() -> None:
+    assert parse_names(["d_loss=Loss/critic", "g_loss=x=y"]) == {"d_loss": "Loss/critic", "g_loss": "x=y"}
+
+
+def test_a_number_that_is_not_finite_needs_no_past(tmp_path: Path) -> None:
+    records = [{"step": 1, "d_loss": 1.0}, {"step": 2, "d_loss": math.inf}]
+    assert diagnose(lines(tmp_path / "log.jsonl", records)).verdict.name == "not-finite"
