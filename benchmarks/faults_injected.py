@@ -16,7 +16,7 @@ FLOAT16_MAX = 65504.0
 class Game:
     """What a fault may lay hands on: the networks, their optimizers, the step and the random state of the run."""
 
-    generator: nn.Module
+    generator: Any
     discriminator: nn.Module
     optimizers: dict[str, torch.optim.Optimizer]
     draw: torch.Generator

@@ -71,7 +71,7 @@ def run(case: Case, seed: int, folder: Path) -> dict[str, Any]:
             not_finite_at = step
         if step % setting.observe_every == 0:
             before = time.process_time()
-            record = monitor.observe(step, **signals)
+            record = monitor.observe(step, None, **signals)
             watching += time.process_time() - before
             records.append({"step": step, **record})
             verdicts.append((step, monitor.verdict.name))
@@ -155,7 +155,7 @@ def _step(game: Game, player: str, fault: Fault) -> None:
 
 
 def _latents(game: Game, setting: Setting) -> Tensor:
-    return torch.randn(setting.batch, int(game.generator.latent_dim), generator=game.draw)
+    return torch.randn(setting.batch, game.generator.latent_dim, generator=game.draw)
 
 
 @torch.no_grad()
@@ -163,4 +163,4 @@ def samples(game: Game, setting: Setting) -> Tensor:
     """Samples to judge, as training sees them: the generator stays in training mode, latents are fresh."""
     count = IMAGES if setting.data == "digits" else POINTS
     draw = torch.Generator().manual_seed(game.step)
-    return game.generator(torch.randn(count, int(game.generator.latent_dim), generator=draw))
+    return game.generator(torch.randn(count, game.generator.latent_dim, generator=draw))

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from poise.data.digits import StackedDigits
+from poise.data.toys import Mixture, grid, ring
 from poise.metrics.evaluation import judge_stacked_digits
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
-from poise.models.toys import Mixture, grid, ring
 from poise.sampling.images import to_float
 
 POINTS, IMAGES = 2000, 500
