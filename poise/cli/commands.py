@@ -155,7 +155,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], s
     "sample": (_sample, "draw images of a run's generator into one PNG"),
     "evaluate": (_evaluate, "judge a run's generator, a folder or a generator's file"),
     "compare": (_compare, "put judged runs beside each other, with intervals and tests"),
-    "doctor": (_doctor, "judge a logged training: verdict, timeline and advice; exit 1 when it is failing"),
+    "doctor": (_doctor, "judge a logged training; exit 1 when it is failing"),
     "report": (_report, "write a run's report.html again"),
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),

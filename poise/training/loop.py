@@ -86,7 +86,7 @@ def train(
             say(f"there is no judge for {recipe.data.name}: the run is not evaluated, look at its samples")
 
         with stop_signals() as stop, Sitting(run, state, done, together, say, bar) as sitting:
-            step = done.step
+            step = resumed_at = done.step
             if recipe.on_failure == "rollback" and step == 0:
                 sitting.save(step)  # there is always one to return to
             while step < recipe.steps:
@@ -113,7 +113,7 @@ def train(
                 sitting.ticks.update()
                 if stopping:
                     break
-    sitting.write_json("diagnosis.json", sitting.verdict.to_json())
+    sitting.write_json("diagnosis.json", sitting.verdict.to_json(), keep=step == resumed_at)
     done = sitting.done
     if sitting.verdict.is_fatal:
         tried = f"; rolled back {done.rollbacks} times before (max_rollbacks)" if done.rollbacks else ""

@@ -151,10 +151,12 @@ class Sitting:
         self.together.check_alike(**self.state.networks)
         self.done = self.together.once(partial(self._save, now))
 
-    def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Replace a JSON file of the run."""
+    def write_json(self, name: str, value: dict[str, Any], keep: bool = False) -> None:
+        """Replace a JSON file of the run, or keep the one that is there."""
 
         def write() -> None:
+            if keep and (self.run.path / name).exists():
+                return
             with self.disk.writing(name):
                 self.run.write_json(name, value)
 

@@ -132,7 +132,7 @@ def test_a_source_without_a_judge_is_refused() -> None:
             return torch.zeros(size, 2), torch.arange(start, start + size)
 
     assert not can_judge(Points())
-    with pytest.raises(ValueError, match=r"no judge for Points; .* StackedDigits and other images"):
+    with pytest.raises(ValueError, match=r"no judge for Points; .* StackedDigits, .* one for images"):
         evaluate(playback(1), Points(), 20)
 
 

