@@ -20,8 +20,8 @@ from torch import Tensor
 
 from poise.data.digits import StackedDigits
 from poise.data.toys import Mixture, grid, ring
-from poise.metrics.evaluation import judge_stacked_digits
 from poise.metrics.frechet import GaussianStatistics, frechet_distance
+from poise.metrics.stacked_digits import judge_stacked_digits
 from poise.sampling.images import to_float
 
 POINTS, IMAGES = 2000, 500
@@ -55,7 +55,7 @@ def judge(data: str, step: int, samples: Tensor) -> Judgement:
         return Judgement(step, 0.0, 0.0, math.inf)
     if data == "digits":
         pixels = ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        found = judge_stacked_digits(iter([pixels]), _digits())
+        found = judge_stacked_digits(iter([pixels]), _digits()).values
         return Judgement(step, found["modes"] / 1000, 1.0, found["fd_digits"])
     target = mixture(data)
     distance, nearest = torch.cdist(samples.double(), target.centres.double()).min(1)

@@ -71,7 +71,7 @@ def evaluate(
         seed: which images. network: "ema" or "generator", of a run.
         checkpoint: "newest", "best", a step, or "reconstruction": that which reconstructs held-out images best.
         metrics: of ``poise.metrics.METRICS``, with commas between; by default what the run's data is judged by.
-        extractor: of ``poise.metrics.EXTRACTORS``.
+        extractor: of ``poise.metrics.EXTRACTORS``; with a file of weights, ``NAME:PATH``.
         against: a folder or zip of real images, or a source, ``NAME`` or ``NAME:PATH``; a run's own data by default.
         precision: the extractor's, "fp32" or "bf16". resolution: pixels that folders' images are brought to.
         device: as in a recipe.

@@ -195,7 +195,7 @@ def test_data_check_looks_at_every_picture(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.startswith("3 images, no classes\n4×5 to 4×5 pixels")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert poise("data", "check", tmp_path) == 1
-    assert "broken.png: cannot identify image file" in capsys.readouterr().out
+    assert "it is no picture of a known format" in capsys.readouterr().out
 
 
 def test_recipes_lists_each_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:

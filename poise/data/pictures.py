@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
 UNREADABLE = (
@@ -34,7 +34,11 @@ def decoded(file: Path | IO[bytes], background: tuple[int, int, int] = (255, 255
     Raises:
         one of UNREADABLE: a file that is no picture, broken off, or too large; the reason is Pillow's.
     """
-    with Image.open(file) as image:
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:  # its message shows a Python object
+        raise ValueError("it is no picture of a known format, or its start is damaged") from None
+    with image:
         return rgb(image, background)
 
 

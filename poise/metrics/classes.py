@@ -41,7 +41,12 @@ class ClassScore:
         self._entropy += torch.special.entr(p).sum().item()
 
     @property
+    def marginal(self) -> Tensor:
+        """p(y), float64 (classes,)."""
+        return self._sum / self.n
+
+    @property
     def value(self) -> float:
         """Between 1 and the number of classes."""
-        marginal = torch.special.entr(self._sum / self.n).sum()
+        marginal = torch.special.entr(self.marginal).sum()
         return (marginal - self._entropy / self.n).exp().item()

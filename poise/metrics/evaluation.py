@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +13,14 @@ from torch import Tensor
 from poise.data import Images
 from poise.data.digits import StackedDigits
 from poise.data.toys import Points
-from poise.metrics.classes import ClassScore, mode_kl, modes_covered
 from poise.metrics.coverage import judge_points
-from poise.metrics.digits_classifier import FEATURES, digits_classifier
 from poise.metrics.extractor import INCEPTION, OWN_NAMES, Extractor
 from poise.metrics.extractors import EXTRACTORS, default_extractor
 from poise.metrics.figures import DEFAULT_METRICS
-from poise.metrics.frechet import GaussianStatistics, frechet_distance
 from poise.metrics.generators import STEPS, judge_generator
 from poise.metrics.judging import Judgement, is_images
-from poise.sampling import Sampler, labels, to_float
+from poise.metrics.stacked_digits import judge_stacked_digits
+from poise.sampling import Sampler, labels
 
 BATCH = 1000  # images judged at once
 
@@ -52,6 +50,8 @@ class Evaluation:
     seed: int
     extractor: str
     seconds: float
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95%, over drawn images"""
     reference: dict[str, float] = field(default_factory=dict)
     """what as many images of the held-out split score"""
     measures: Mapping[str, Measure] = field(default_factory=lambda: MEASURES)
@@ -69,7 +69,10 @@ class Evaluation:
             return {**self.judgement.to_json(), "seed": self.seed}
         metrics = {}
         for name, value in self.values.items():
-            entry = {"value": value, "unit": self.measures[name].unit, "better": self.measures[name].better}
+            measure = self.measures[name]
+            entry = {"value": value, "unit": measure.unit, "better": measure.better, "n": self.samples}
+            if name in self.intervals:
+                entry["interval"] = list(self.intervals[name])
             if name in self.reference:
                 entry["reference"] = self.reference[name]
             metrics[name] = entry
@@ -158,67 +161,28 @@ def evaluate(
             judgement=found,
         )
     started = time.perf_counter()
-    values = judge_stacked_digits(_drawn(sampler, samples, seed), data)
+    values, intervals = judge_stacked_digits(_drawn(sampler, samples, seed), data)
     reference = {}
     if with_reference:
         held_out = StackedDigits("test", data.resolution, seed)
         real = (held_out.batch(first, size)[0] for first, size in _spans(samples))
-        reference = judge_stacked_digits(real, data)
-    return Evaluation(values, samples, seed, "digits-classifier", time.perf_counter() - started, reference)
+        reference = judge_stacked_digits(real, data).values
+    seconds = time.perf_counter() - started
+    return Evaluation(values, samples, seed, "digits-classifier", seconds, intervals, reference)
 
 
 def _evaluate_points(sampler: Sampler, data: Points, samples: int, seed: int, with_reference: bool) -> Evaluation:
     """Modes covered and the share of good points; the reference is as many real points of another series."""
     started = time.perf_counter()
     drawn = torch.cat([sampler.sample(size, seed=seed, start=first) for first, size in _spans(samples)])
-    values, reference = judge_points(drawn, data.mixture), {}
+    values, intervals = judge_points(drawn, data.mixture)
+    reference = {}
     if with_reference:
         held_out = Points(data.mixture, seed, f"{data.stream}-test")
-        reference = judge_points(held_out.batch(0, samples)[0], data.mixture)
+        reference = judge_points(held_out.batch(0, samples)[0], data.mixture).values
     measures = {"modes": Measure(f"of {data.num_classes}", "higher"), "good": Measure("share within 3σ", "higher")}
     seconds = time.perf_counter() - started
-    return Evaluation(values, samples, seed, "nearest centre", seconds, reference, measures)
-
-
-@torch.no_grad()
-def judge_stacked_digits(batches: Iterator[Tensor], data: StackedDigits) -> dict[str, float]:
-    """Modes covered, KL, Inception-style score and Fréchet distance of stacked digits (Metz et al. 2017).
-
-    Args:
-        batches: uint8 images (n, 3, R, R).
-        data: the source whose modes and statistics are the measure.
-    """
-    classifier = digits_classifier(data.resolution)
-    counts = torch.zeros(1000, dtype=torch.int64)
-    score = ClassScore(1000)
-    fitted = GaussianStatistics(3 * FEATURES)
-    for images in batches:
-        features, logits = _by_plane(classifier, images)
-        digit = logits.argmax(2)
-        counts += torch.bincount(digit @ torch.tensor([100, 10, 1]), minlength=1000)
-        p = logits.softmax(2)
-        score.add(torch.einsum("nr,ng,nb->nrgb", p[:, 0], p[:, 1], p[:, 2]).flatten(1))
-        fitted.add(features)
-    return {
-        "modes": modes_covered(counts),
-        "kl": mode_kl(counts, data.mode_distribution()),
-        "score_digits": score.value,
-        "fd_digits": frechet_distance(fitted.mean, fitted.covariance, *_exact_statistics(classifier, data)),
-    }
-
-
-def _by_plane(classifier: Callable[[Tensor], tuple[Tensor, Tensor]], images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (n, 3·64) and logits (n, 3, 10) of stacked images."""
-    features, logits = classifier(to_float(images.contiguous()).flatten(0, 1).unsqueeze(1))
-    return features.unflatten(0, (-1, 3)).flatten(1), logits.unflatten(0, (-1, 3))
-
-
-def _exact_statistics(
-    classifier: Callable[[Tensor], tuple[Tensor, Tensor]], data: StackedDigits
-) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of all stacks' features: the planes are independent, so no sampling is needed."""
-    single = classifier(to_float(data.planes[:, None]))[0].double()
-    return single.mean(0).repeat(3), torch.block_diag(*[single.T.cov(correction=0)] * 3)
+    return Evaluation(values, samples, seed, "nearest centre", seconds, intervals, reference, measures)
 
 
 def _drawn(sampler: Sampler, samples: int, seed: int) -> Iterator[Tensor]:

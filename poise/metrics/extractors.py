@@ -181,6 +181,16 @@ def register_extractor(
     EXTRACTORS[name] = build
 
 
+def extractor_named(word: str | None) -> Extractor:
+    """An extractor by NAME, or by NAME:PATH with a file of weights; the default one without a word.
+
+    Raises:
+        ValueError: an unknown name, one that takes no file, or weights that are missing.
+    """
+    name, _, path = (word or default_extractor()).partition(":")
+    return EXTRACTORS.build(name, **({"path": path} if path else {}))
+
+
 def default_extractor() -> str:
     """InceptionV3 where its weights are in the cache, else EfficientNet-Lite0; nothing is downloaded for it.
 

@@ -14,7 +14,7 @@ from PIL import Image
 from poise.data import Images
 from poise.data.stored import StoredImages
 from poise.metrics.extractor import Extractor
-from poise.metrics.extractors import EXTRACTORS, default_extractor
+from poise.metrics.extractors import extractor_named
 from poise.metrics.features import Batches, Features, available, extract, reference_features
 from poise.metrics.figures import DEFAULT_METRICS, METRICS, Figure, Pair, chosen
 from poise.metrics.inception_score import SPLITS
@@ -80,7 +80,8 @@ def judge(
         batches: what is judged: uint8 images (size, 3, H, W) and labels or None, n in all; taken once, never kept.
         against: real images, of which at most ``most_real`` are taken; their statistics are cached.
         metrics: of ``METRICS``.
-        extractor: of ``EXTRACTORS``, or one; InceptionV3 by default where its weights are, else EfficientNet-Lite0.
+        extractor: of ``EXTRACTORS``, with a file of weights after a colon if wanted, or one itself; InceptionV3 by
+            default where its weights are, else EfficientNet-Lite0.
         precision: "fp32" or "bf16". device: where the extractor computes.
         intervals: also for metrics that would need no features kept in memory otherwise.
         real: a former judgement's, of as many images against the same, with the same metrics and extractor: those
@@ -94,7 +95,7 @@ def judge(
     names = chosen(metrics)
     if n < 2:
         raise ValueError(f"samples is {n}; a judgement needs at least 2 images")
-    made = extractor if isinstance(extractor, Extractor) else EXTRACTORS.build(extractor or default_extractor())
+    made = extractor if isinstance(extractor, Extractor) else extractor_named(extractor)
     made = made.to(device, precision)
     wanted = [METRICS[name] for name in names]
     if any(metric.labels for metric in wanted) and not against.num_classes:
@@ -102,7 +103,7 @@ def judge(
     n_real = available(against, most_real)
     keep = (n_real if any(m.every for m in wanted) else min(n, n_real)) if any(m.features for m in wanted) else 0
     splits = min(SPLITS, n // 2) if any(metric.splits for metric in wanted) else 0
-    generated = extract(batches, n, made, keep=keep > 0 or intervals, splits=splits)
+    generated = extract(_of_size(batches, against.resolution), n, made, keep=keep > 0 or intervals, splits=splits)
     real = reference_features(against, n_real, made, keep) if real is None else real
     _warn(names, generated, real, made)
     pair = Pair(generated, real, made)
@@ -120,6 +121,17 @@ def judge(
         pictures["neighbours"] = neighbours_sheet(pair.nearest, numbered, against)
     spent = time.perf_counter() - started
     return Judgement(figures, made.describe(), generated.n, real.n, spent, real, pictures)
+
+
+def _of_size(batches: Batches, resolution: int) -> Batches:
+    """The same, refusing images that differ in size from those compared with: resizing would be what is judged."""
+    for images, labels in batches:
+        if images.shape[-1] != resolution:
+            raise ValueError(
+                f"the images judged have {images.shape[-1]} pixels, those compared with have {resolution}; give both "
+                f"one size: --resolution brings folders to it"
+            )
+        yield images, labels
 
 
 def _warn(names: list[str], generated: Features, real: Features, extractor: Extractor) -> None:

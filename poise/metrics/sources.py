@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def folder_images(path: str | Path, resolution: int | None = None) -> StoredImag
             RuntimeWarning,
             stacklevel=2,
         )
-    return sources.folder(str(path), resolution, flip=False)
+    return _judged(lambda: sources.folder(str(path), resolution, flip=False))
 
 
 def _looked_at(pictures: Pictures) -> tuple[Counter[tuple[int, int]], int]:
@@ -64,6 +65,13 @@ def _looked_at(pictures: Pictures) -> tuple[Counter[tuple[int, int]], int]:
     return Counter(size for size, _ in found), sum(grey for _, grey in found)
 
 
+def _judged(build: Callable[[], Any]) -> Any:
+    """Build a source without the warning that its images are few to train on: a judgement has warnings of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* images are few")
+        return build()
+
+
 def data_named(name: str, resolution: int | None = None) -> Images:
     """A folder or zip, or a source of ``poise data`` by its name, with a path after a colon: ``cifar10:/data/cifar``.
 
@@ -75,7 +83,7 @@ def data_named(name: str, resolution: int | None = None) -> Images:
         options: dict[str, Any] = {"path": path} if path else {}
         if resolution and "resolution" in SOURCES.options(kind):
             options["resolution"] = resolution
-        return SOURCES.build(kind, **options)
+        return _judged(lambda: SOURCES.build(kind, **options))
     if Path(name).expanduser().exists():
         return folder_images(name, resolution)
     raise ValueError(f"{name} is neither a folder or zip of images nor a data source; sources: {', '.join(SOURCES)}")

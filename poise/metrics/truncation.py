@@ -11,11 +11,12 @@ from poise.data import Images
 from poise.data.digits import StackedDigits
 from poise.data.toys import Points
 from poise.metrics.coverage import judge_points
-from poise.metrics.evaluation import MEASURES, judge_stacked_digits, labelled
+from poise.metrics.evaluation import MEASURES, labelled
 from poise.metrics.extractor import Extractor
-from poise.metrics.extractors import EXTRACTORS, default_extractor
+from poise.metrics.extractors import extractor_named
 from poise.metrics.features import Features
 from poise.metrics.judging import is_images, judge
+from poise.metrics.stacked_digits import judge_stacked_digits
 from poise.sampling import Sampler
 
 CURVE_METRICS = ("fid", "is")
@@ -107,7 +108,7 @@ def truncation_curve(
     real: Features | None = None
     about: dict[str, Any] = {"extractor": "digits-classifier" if isinstance(data, StackedDigits) else "nearest centre"}
     if in_features and not isinstance(extractor, Extractor):
-        made = EXTRACTORS.build(extractor or default_extractor())
+        made = extractor_named(extractor)
     points = []
     for threshold in wanted:
         if in_features:
@@ -131,15 +132,16 @@ def _own(
     """Figures of stacked digits or of points, by their own measures."""
     if isinstance(data, Points):
         drawn = sampler.sample(samples, seed=seed, truncation=threshold, standing=standing)
-        values, told = judge_points(drawn, data.mixture), {"modes": (f"of {data.num_classes}", "higher")}
-        told["good"] = ("share within 3σ", "higher")
+        values, intervals = judge_points(drawn, data.mixture)
+        told = {"modes": (f"of {data.num_classes}", "higher"), "good": ("share within 3σ", "higher")}
     elif isinstance(data, StackedDigits):
         images = (part for part, _ in labelled(sampler, samples, seed, threshold, standing))
-        values = judge_stacked_digits(images, data)
+        values, intervals = judge_stacked_digits(images, data)
         told = {name: (measure.unit, measure.better) for name, measure in MEASURES.items()}
     else:
         raise TypeError(f"{type(data).__name__} has no measures of its own")
     return {
         name: {"value": float(value), "unit": told[name][0], "better": told[name][1], "n": samples}
+        | ({"interval": list(intervals[name])} if name in intervals else {})
         for name, value in values.items()
     }

@@ -103,6 +103,43 @@ def bootstrap_interval(values: Tensor, draws: int = 2_000, seed: int = 0) -> tup
     return low, high
 
 
+def modes_interval(counts: Tensor) -> tuple[float, float]:
+    """95% for the number of modes that as many samples cover, from 0 to the number of modes.
+
+    With Poisson numbers of samples, a mode of c expected ones is covered with probability ``1 − e^−c``, and the number
+    covered varies by ``Σ e^−c (1 − e^−c)``; what was counted stands for what was expected, and modes without a sample
+    are taken to have none to give. Modes seen once weigh most: the interval of Good (1953).
+
+    Args:
+        counts: samples by mode, (modes,).
+    """
+    missed = torch.exp(-counts[counts > 0].double())
+    low, high = interval(len(missed), (missed * (1 - missed)).sum().sqrt().item())
+    return max(0.0, low), min(float(len(counts)), high)
+
+
+def kl_standard_error(counts: Tensor, data: Tensor) -> float:
+    """Standard error of ``mode_kl`` of these counts, to first order: the deviation of log p/q under p, over √n.
+
+    Args:
+        counts: samples by mode, (modes,). data: q, the probability of each, (modes,).
+    """
+    p = counts.double() / counts.sum()
+    log_ratio = torch.where(p > 0, (p / data).log(), torch.zeros_like(p))
+    mean = (p * log_ratio).sum()
+    return ((p * (log_ratio - mean).square()).sum() / counts.sum()).sqrt().item()
+
+
+def score_interval(score: float, gains: Tensor) -> tuple[float, float]:
+    """95% for a class score ``exp(mean gain)``: normal in its logarithm, by the infinitesimal jackknife.
+
+    Args:
+        gains: ``KL(p(y|x) ‖ p(y))`` of each image in nats, (n,). To first order the marginal's own error adds nothing.
+    """
+    reach = TWO_SIDED_95 * gains.double().std().item() / math.sqrt(len(gains))
+    return score * math.exp(-reach), score * math.exp(reach)
+
+
 def share_interval(share: float, n: int) -> tuple[float, float]:
     """95% for a share of n samples: Wilson's score interval (1927), within 0 to 1 also at its ends."""
     z = TWO_SIDED_95

@@ -46,7 +46,7 @@ def obtained(name: str, url: str, sha256: str, path: str = "", download: bool = 
     if not kept.is_file():
         raise ValueError(
             f"the weights {name} (sha256 {sha256}…) are not here and cannot be downloaded; put the file from {url} "
-            f"into {kept.parent}, or give its path"
+            f"into {kept.parent}, or give the file after the extractor's name and a colon"
         )
     found = file_hash(kept)
     if not found.startswith(sha256):

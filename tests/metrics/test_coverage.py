@@ -42,9 +42,11 @@ def test_a_generator_of_points_is_judged_by_modes_and_good_points(name, modes):
     sampler, data = Sampler(create("mlp", width=8, latent_dim=2)[0]), TOYS[name]
     assert can_judge(data)
     found = evaluate(sampler, data, 2500, seed=4, with_reference=True)
-    assert found.values == judge_points(sampler.sample(2500, seed=4), data.mixture)
+    drawn = judge_points(sampler.sample(2500, seed=4), data.mixture)
+    assert found.values == drawn.values
+    assert found.intervals == drawn.intervals
     kept = found.to_json()["metrics"]
-    assert kept["modes"].keys() == kept["good"].keys() == {"value", "unit", "better", "reference"}
+    assert kept["modes"].keys() == kept["good"].keys() == {"value", "unit", "better", "n", "interval", "reference"}
     assert (kept["modes"]["unit"], kept["modes"]["reference"]) == (f"of {modes}", modes)
     assert kept["good"]["reference"] == pytest.approx(1 - math.exp(-4.5), abs=0.01)
 
@@ -52,5 +54,5 @@ def test_a_generator_of_points_is_judged_by_modes_and_good_points(name, modes):
 def test_the_reference_is_of_points_that_training_does_not_see():
     data = TOYS["ring2d"]
     found = evaluate(Sampler(create("mlp", width=8)[0]), data, 400, seed=0, with_reference=True)
-    seen = judge_points(data.batch(0, 400)[0], data.mixture)
+    seen = judge_points(data.batch(0, 400)[0], data.mixture).values
     assert found.reference["good"] != seen["good"]

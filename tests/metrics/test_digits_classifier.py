@@ -14,7 +14,7 @@ from poise.data.digits import StackedDigits
 from poise.metrics import MEASURES
 from poise.metrics import digits_classifier as room
 from poise.metrics.digits_classifier import DigitsClassifier, digits_classifier, train_digits_classifier
-from poise.metrics.evaluation import judge_stacked_digits
+from poise.metrics.stacked_digits import judge_stacked_digits
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_can_be_trained_where_gradients_are_off(mode: type[torch.no_grad]) -> No
 @pytest.mark.usefixtures("hasty", "cache")
 def test_the_first_judgement_on_a_machine_works() -> None:
     data = StackedDigits()
-    assert judge_stacked_digits(iter([data.batch(0, 5)[0]]), data).keys() == MEASURES.keys()
+    assert judge_stacked_digits(iter([data.batch(0, 5)[0]]), data).values.keys() == MEASURES.keys()
 
 
 @pytest.mark.usefixtures("hasty")

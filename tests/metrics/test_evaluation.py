@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from poise.data.digits import StackedDigits
 from poise.data.stored import Memory, StoredImages
 from poise.metrics import MEASURES, can_judge, evaluate, evaluation
-from poise.metrics.evaluation import judge_stacked_digits
+from poise.metrics.digits_classifier import digits_classifier
+from poise.metrics.stacked_digits import judge_stacked_digits
 from poise.sampling import Sampler, to_float
 
 REAL = 4000
@@ -43,7 +44,7 @@ def playback(n: int) -> Sampler:
 
 @pytest.fixture(scope="module")
 def of_real() -> dict[str, float]:
-    return judge_stacked_digits(real(REAL), StackedDigits())
+    return judge_stacked_digits(real(REAL), StackedDigits()).values
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,8 @@ def test_the_datas_statistics_are_those_of_all_its_stacks() -> None:
     data = StackedDigits()
     data.planes, data.plane_labels = data.planes[:6], data.plane_labels[:6]
     every = torch.cartesian_prod(*[torch.arange(6)] * 3)
-    values = judge_stacked_digits(iter(data.planes[every].split(50)), data)
-    features = evaluation.digits_classifier(16)(to_float(data.planes[:, None]))[0].double()
+    values = judge_stacked_digits(iter(data.planes[every].split(50)), data).values
+    features = digits_classifier(16)(to_float(data.planes[:, None]))[0].double()
     variance = 3 * features.var(0, correction=0).sum().item()
     assert values["fd_digits"] == pytest.approx(variance * ((216 / 215) ** 0.5 - 1) ** 2, abs=1e-4 * variance)
     assert values["kl"] == pytest.approx(0, abs=1e-9)
@@ -99,7 +100,7 @@ def test_a_judgement_is_the_same_however_batched(monkeypatch: pytest.MonkeyPatch
 def test_the_reference_is_held_out_digits() -> None:
     found = evaluate(playback(1), StackedDigits(), 40, seed=3, with_reference=True)
     held_out = StackedDigits("test", seed=3).batch(0, 40)[0]
-    assert found.reference == judge_stacked_digits(iter([held_out]), StackedDigits())
+    assert found.reference == judge_stacked_digits(iter([held_out]), StackedDigits()).values
 
 
 def test_a_judgement_as_json_says_what_each_figure_is() -> None:
@@ -108,7 +109,7 @@ def test_a_judgement_as_json_says_what_each_figure_is() -> None:
     assert kept["seconds"] > 0
     assert kept["metrics"].keys() == MEASURES.keys()
     for name, metric in kept["metrics"].items():
-        assert metric.keys() == {"value", "unit", "better", "reference"}
+        assert metric.keys() == {"value", "unit", "better", "n", "interval", "reference"}
         assert (metric["unit"], metric["better"]) == (MEASURES[name].unit, MEASURES[name].better)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.metrics import EXTRACTORS, Extractor, Preprocessing, default_extractor, extractors, register_extractor
-from poise.metrics.extractors import INCEPTION_FILE, inception_of
+from poise.metrics.extractors import INCEPTION_FILE, extractor_named, inception_of
 
 
 def images(n: int, size: int = 32) -> Tensor:
@@ -119,8 +119,11 @@ def test_damaged_and_absent_files_are_refused(monkeypatch: pytest.MonkeyPatch, t
         EXTRACTORS.build("inception-v3")
     with pytest.raises(ValueError, match="cannot be read as weights"):
         EXTRACTORS.build("inception-v3", path=str(tmp_path / "checkpoints" / INCEPTION_FILE))
-    with pytest.raises(ValueError, match="'nowhere', which is no file"):
-        EXTRACTORS.build("inception-v3", path="nowhere")
+    for extractor in ("inception-v3", "clip", "efficientnet-lite0"):
+        with pytest.raises(ValueError, match="'nowhere', which is no file"):
+            extractor_named(f"{extractor}:nowhere")
+    with pytest.raises(ValueError, match="'digits' has no option 'path'"):
+        extractor_named("digits:weights.pth")
 
 
 def test_inception_is_the_default_where_its_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

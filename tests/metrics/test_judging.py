@@ -105,6 +105,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "of images": (lambda: judged(stored(), stored(), "reconstruction"), "reconstruction needs a generator to seek"),
     "no classes": (lambda: judged(stored(), stored(classes=0), "intra-fid"), "intra-fid needs classes"),
     "one image": (lambda: judged(stored(1, classes=0), stored(), "fid"), "samples is 1; .* at least 2"),
+    "other images": (
+        lambda: judge([(torch.zeros(2, 3, 6, 6, dtype=torch.uint8), None)], 2, stored(), "fid", extractor()),
+        "images judged have 6 pixels, those compared with have 8; .* --resolution",
+    ),
     "another size": (
         lambda: judged(stored(), stored(), "fid", extractor=LARGER),
         "8×8 pixels; this extractor takes 16×16",
@@ -163,6 +167,11 @@ def test_grey_pictures_are_judged_with_a_warning(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "grey", [(8, 8)] * 3, grey=True)
     with pytest.warns(RuntimeWarning, match="has 3 grey images; they are judged as three equal channels"):
         assert len(folder_images(folder)) == 3
+
+
+def test_few_images_to_compare_with_are_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    data_named(str(write_pictures(tmp_path / "real", [(8, 8)] * 3)))
+    assert not recwarn.list
 
 
 def test_a_source_is_found_by_its_name() -> None:
