@@ -73,7 +73,8 @@ def dinov2(model: str = "dinov2-vit-l-14") -> Extractor:
     except Exception as error:  # torch.hub raises whatever its network, its cache and a repository's code do
         raise ValueError(
             f"{model} cannot be loaded ({' '.join(str(error).split())[:100]}): torch.hub needs the repository "
-            f"facebookresearch/dinov2 in {torch.hub.get_dir()}, and the weights {file.name} from {url} in {file.parent}"
+            f"facebookresearch/dinov2 in {torch.hub.get_dir()}, and the weights {file.name} from {url} in "
+            f"{file.parent}; no hash of them is published, figures name that of the file"
         ) from None
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     preprocessing = Preprocessing("tf1-bilinear", 224, _times_255(mean), _times_255(std))

@@ -12,7 +12,7 @@ from poise.metrics.extractor import Extractor
 from poise.metrics.features import Features
 from poise.metrics.inception_score import SPLITS
 from poise.metrics.intra_class import intra_class_distances
-from poise.metrics.kernel_distance import SUBSET_SIZE, deviation_of_all, kernel_distances
+from poise.metrics.kernel_distance import SUBSET_SIZE, kernel_distances, kernel_standard_error
 from poise.metrics.memorization import K, Nearest, nearest_training_images
 from poise.metrics.neighbours import NeighbourScores, neighbour_scores
 from poise.metrics.uncertainty import (
@@ -110,14 +110,13 @@ def fid_infinity(pair: Pair) -> list[Found]:
 def kid(pair: Pair) -> list[Found]:
     """Kernel distance; unbiased, and a little below 0 at times."""
     generated, real = pair.kept()
-    n = min(len(generated), len(real))
-    size = min(SUBSET_SIZE, n)
-    distances = kernel_distances(generated.to(pair.extractor.device), real.to(pair.extractor.device), size=size)
+    generated, real = generated.to(pair.extractor.device), real.to(pair.extractor.device)
+    size = min(SUBSET_SIZE, len(generated), len(real))
+    distances = kernel_distances(generated, real, size=size)
     value = distances.mean().item()
     note = f"{len(distances)} subsets of {size}"
     name = pair.extractor.figure("kid")
-    error = deviation_of_all(distances, size, n)
-    reach = interval(value, error) if size < n else None  # subsets of everything are all alike
+    reach = interval(value, kernel_standard_error(generated, real))
     return [(name, value, "squared kernel units", "lower", reach, note)]
 
 

@@ -118,7 +118,11 @@ def images_to_judge(
 
 def sampler_of(path: str | Path, device: str) -> Sampler:
     """The generator of a file, ready to draw from. Raises ValueError where it holds none."""
-    generator = load(Path(path).expanduser())
+    file = Path(path).expanduser()
+    if file.parent.parent.name == "checkpoints":
+        run, step = file.parents[2], file.parent.name.removeprefix("step-")
+        raise ValueError(f"{path} belongs to a run; give the run, {run}, and --checkpoint {step}")
+    generator = load(file)
     if not hasattr(generator, "latent_dim"):
         raise ValueError(f"{path} holds a {type(generator).__name__}, no generator; nothing can be drawn from it")
     return Sampler(generator.to(device))

@@ -159,6 +159,8 @@ def test_folders_that_do_not_fit_are_refused_with_what_to_do(tmp_path: Path) -> 
         images_to_judge(large, stored(), None, 0, "cpu", None)
     with pytest.raises(ValueError, match=r"samples is 9; .* has 2 images"):
         images_to_judge(large, folder_images(large), 9, 0, "cpu", None)
+    with pytest.raises(ValueError, match="belongs to a run; give the run, runs/x, and --checkpoint 300"):
+        images_to_judge("runs/x/checkpoints/step-300/ema.safetensors", stored(), None, 0, "cpu", None)
     with pytest.raises(ValueError, match="nowhere is neither a folder or zip of images nor a data source"):
         data_named("nowhere")
 
