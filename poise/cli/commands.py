@@ -170,7 +170,7 @@ def _print_evaluation(evaluation: dict[str, Any] | None) -> None:
         return
     at = f" at step {evaluation['step']}" if "step" in evaluation else ""
     print(f"judged{at} by {evaluation['extractor']}, n = {evaluation['samples']}")
-    if "preprocessing" in evaluation:
+    if "weights" in evaluation:
         told = (
             f"weights {evaluation['weights']}, {evaluation['precision']}, against {evaluation['real_samples']} images"
         )

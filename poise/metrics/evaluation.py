@@ -80,6 +80,7 @@ class Evaluation:
             "samples": self.samples,
             "seed": self.seed,
             "extractor": self.extractor,
+            "preprocessing": "none",
             "seconds": round(self.seconds, 3),
             "metrics": metrics,
         }
