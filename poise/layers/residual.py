@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poise.layers.resampling import doubled_conv, halved_conv
+from poise.layers.resampling import doubled, doubled_conv, halved_conv
 
 Norm = Callable[[int], nn.Module]
 """channels ↦ a batch norm that takes (x, condition)"""
@@ -35,15 +35,10 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         h = F.relu(self.norm1(x, condition))
-        h = doubled_conv(self.conv1, h) if self.upsample == "nearest" else self.conv1(self._enlarged(h))
+        h = self.conv1(h) if self.upsample is None else doubled_conv(self.conv1, h, self.upsample)
         h = self.conv2(F.relu(self.norm2(h, condition)))
-        return h + self._enlarged(self.shortcut(x))  # a 1×1 convolution may as well see the smaller image
-
-    def _enlarged(self, x: Tensor) -> Tensor:
-        if self.upsample is None:
-            return x
-        corners = {"align_corners": False} if self.upsample == "bilinear" else {}
-        return F.interpolate(x, scale_factor=2, mode=self.upsample, **corners)
+        x = self.shortcut(x)  # a 1×1 convolution may as well see the smaller image
+        return h + (x if self.upsample is None else doubled(x, self.upsample))
 
 
 class DiscriminatorBlock(nn.Module):
