@@ -3,14 +3,16 @@
 For every measure, the mean over seeds in each precision, their spread, and the mean of the differences seed by seed
 with its 95% interval (Student's t). No difference beyond the spread means that the interval holds 0.
 
-    python benchmarks/precision.py [--seeds 5]
+    python benchmarks/precision.py [--seeds 5] [--fresh]
 
-Writes ``benchmarks/results/precision.csv`` (one row a run) and ``.png``.
+Writes ``benchmarks/results/precision.csv`` (one row a run, as it ends) and ``.png``. Runs in the file are not made
+again, unless ``--fresh`` is given.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import tempfile
 from pathlib import Path
@@ -39,17 +41,38 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def kept() -> list[dict[str, Any]]:
+    """The rows of former runs."""
+    path = RESULTS / "precision.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    whole = ("seed", "step", "modes")
+    return [
+        {key: value if key == "precision" else (int if key in whole else float)(value) for key, value in row.items()}
+        for row in rows
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, choices=sorted(STUDENT))
-    seeds = range(parser.parse_args().seeds)
-    rows: list[dict[str, Any]] = []
+    parser.add_argument("--fresh", action="store_true", help="make all runs again")
+    options = parser.parse_args()
+    seeds = range(options.seeds)
+    rows = [] if options.fresh else kept()
+    done = {(row["precision"], row["seed"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             for precision in ("bf16", "fp32"):
+                if (precision, seed) in done:
+                    continue
                 last = run_seed(seed, Path(folder) / precision, "--precision", precision)[-1]
                 rows.append({"precision": precision, **{key: last[key] for key in ("seed", "step", *MEASURES)}})
                 print(rows[-1], flush=True)
+                write_csv(rows, "precision.csv")
+    rows = sorted((row for row in rows if row["seed"] in seeds), key=lambda row: (row["seed"], row["precision"]))
     for measure in MEASURES:
         found = {p: [row[measure] for row in rows if row["precision"] == p] for p in ("bf16", "fp32")}
         differences = [b - f for b, f in zip(found["bf16"], found["fp32"], strict=True)]
