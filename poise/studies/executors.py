@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -30,7 +30,7 @@ class Executor(Protocol):
 
     count: int
 
-    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]: ...
+    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any]]: ...
 
 
 class Here:
@@ -38,7 +38,7 @@ class Here:
 
     count = 1
 
-    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any]]:
         for number, task in enumerate(tasks):
             yield number, do(task)
 
@@ -64,7 +64,7 @@ class Workers:
             raise ValueError(f"workers is {count}; allowed: 1 to {len(cores())}, the cores that may be used here")
         self.count = count
 
-    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any]]:
         waiting = list(enumerate(tasks))[::-1]
         workers = [_Worker(place, do) for place in range(min(self.count, len(tasks)))]
         try:
@@ -178,7 +178,7 @@ class OnRay:
         self.gpus = 1 if found.get("GPU") else 0
         self.count = int(found.get("GPU") or found.get("CPU", 1))
 
-    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any]]:
         ray = self.ray
         one_thread = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}}
         remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0, runtime_env=one_thread)(_alone(do))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +51,25 @@ class Results:
 
     def __exit__(self, *failure: Any) -> None:
         self._database.close()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it, no other process runs studies into the folder. A kill ends it, too.
+
+        Raises:
+            RuntimeError: one does already.
+        """
+        lock = sqlite3.connect(self.folder / "running.sqlite", timeout=0, isolation_level=None)
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            raise RuntimeError(
+                f"another study is running in {self.folder}: wait for its end, or give another --folder"
+            ) from None
+        else:
+            yield
+        finally:
+            lock.close()
 
     def save(self, outcome: Outcome) -> None:
         """Keep an outcome. Of a run that had finished before, what is new is added, and its seconds stay."""
@@ -94,7 +114,8 @@ class Results:
         figures = {name: float("nan") if value is None else value for name, value in pairs}  # SQLite has no NaN
         pairs = self._database.execute(select.format("points", "curves"), (key,))
         curves = {name: [(step, value) for step, value in json.loads(points)] for name, points in pairs}
-        return Outcome(trial, *row, figures=figures, curves=curves)
+        status, reason, seconds = row
+        return Outcome(trial, status, reason, seconds, figures, curves)
 
     def missing(self, trial: Trial) -> Trial | None:
         """What of a trial is still to be done: all, some of its measures, or None. A crashed one is tried again."""

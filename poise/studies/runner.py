@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poise.studies.trial import Measured, Outcome, Trial
+from poise.studies.trial import Curve, Measured, Outcome, Status, Trial
 from poise.training import Run, TrainingFailed, train
 from poise.training.hardware import choose_device
+from poise.training.run import read_records
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,16 @@ def perform(task: Task) -> Outcome:
         KeyboardInterrupt: a stop was asked for; the run has a checkpoint, and a second call goes on from it.
     """
     started = time.perf_counter()
-    found, status, reason = Measured(), "finished", ""
+    found, reason = Measured(), ""
+    status: Status
     try:
         found, reason = _train(task) if task.trial.work == "train" else (_work(task), "")
         status = "failed" if reason else "finished"
     except Exception as error:  # whatever it is: a study of many runs goes on, and tells it
         status, reason = "crashed", one_line(error)
-    seconds = time.perf_counter() - started
-    return Outcome(task.trial, status, reason, seconds, found.figures, found.curves)  # type: ignore[arg-type]
+    # A run that went on knows how long it was at it before.
+    seconds = max(time.perf_counter() - started, _logged_seconds(task.run))
+    return Outcome(task.trial, status, reason, seconds, found.figures, found.curves)
 
 
 def one_line(error: BaseException) -> str:
@@ -55,7 +58,7 @@ def _train(task: Task) -> tuple[Measured, str]:
         failure = " ".join(str(error).split()) or "not finite"
     run = Run(task.run)
     figures = {name: _number(one.get("value")) for name, one in ((run.evaluation() or {}).get("metrics") or {}).items()}
-    curves = {}
+    curves: dict[str, Curve] = {}
     for name in task.trial.measures:
         try:
             found = _measures()[name](run, choose_device(recipe.device))
@@ -66,6 +69,10 @@ def _train(task: Task) -> tuple[Measured, str]:
         figures |= {f"{name}/{key}": float(value) for key, value in found.figures.items()}
         curves |= dict(found.curves)
     return Measured(figures, curves), failure
+
+
+def _logged_seconds(run: Path) -> float:
+    return max((float(record.get("seconds") or 0) for record in read_records(run / "metrics.jsonl")), default=0.0)
 
 
 def _work(task: Task) -> Measured:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from poise.registry import Registry
 from poise.studies.claim import BUDGETS, Arms, Claim, Judgement
 from poise.studies.executors import Died, Executor, Here
 from poise.studies.results import Results
-from poise.studies.runner import Task, perform
+from poise.studies.runner import Task, one_line, perform
 from poise.studies.trial import Outcome, Trial
 
 SHOWN = 3  # figures in a line of progress
@@ -73,44 +75,55 @@ def run_trials(
     executor = executor or Here()
     wanted = distinct(trials)
     left = [trial for trial in map(results.missing, wanted) if trial is not None]
-    done = len(wanted) - len(left)
-    if done:
-        say(f"{done} of {len(wanted)} runs are in {results.path} already")
+    progress = _Progress(len(wanted), len(wanted) - len(left), say)
+    if progress.done:
+        say(f"{progress.done} of {len(wanted)} runs are in {results.path} already")
     crashed: list[Outcome] = []
     try:
-        for outcome in _outcomes(left, results.folder, executor):
-            if outcome.status == "crashed":
-                crashed.append(outcome)
-                say(f"[{done}/{len(wanted)}] {_told(outcome)}: to be tried once more")
-            else:
-                done += 1
+        with results.alone():
+            for outcome in _outcomes(left, results.folder, executor):
+                if outcome.status == "crashed":
+                    crashed.append(outcome)
+                else:
+                    results.save(outcome)
+                progress.tell(outcome, "; to be tried once more" if outcome.status == "crashed" else "")
+            again, crashed = [outcome.trial for outcome in crashed], []
+            for outcome in _outcomes(again, results.folder, executor):
                 results.save(outcome)
-                say(f"[{done}/{len(wanted)}] {_told(outcome)}")
-        again, crashed = [outcome.trial for outcome in crashed], []
-        for outcome in _outcomes(again, results.folder, executor):
-            results.save(outcome)
-            done += outcome.status != "crashed"
-            crashed += [outcome] if outcome.status == "crashed" else []
-            say(f"[{done}/{len(wanted)}] {_told(outcome)}")
+                crashed += [outcome] if outcome.status == "crashed" else []
+                progress.tell(outcome)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped with {done} of {len(wanted)} runs; the same command goes on from there"
-        ) from None
+        told = f"stopped with {progress.done} of {len(wanted)} runs done; the same command goes on from there"
+        raise KeyboardInterrupt(told) from None
     return crashed
 
 
-def _outcomes(trials: Sequence[Trial], folder: Path, executor: Executor) -> Iterable[Outcome]:
+def _outcomes(trials: Sequence[Trial], folder: Path, executor: Executor) -> Iterator[Outcome]:
     # An absolute folder: a worker on another machine stands elsewhere.
     tasks = [Task(trial, folder.resolve() / "runs") for trial in trials]
-    for number, found in executor.map(perform, tasks):
-        yield Outcome(trials[number], "crashed", found.reason) if isinstance(found, Died) else found
+    with closing(executor.map(perform, tasks)) as found:  # closed, workers end
+        for number, outcome in found:
+            yield Outcome(trials[number], "crashed", outcome.reason) if isinstance(outcome, Died) else outcome
 
 
-def _told(outcome: Outcome) -> str:
-    shown = list(outcome.figures.items())[:SHOWN]
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in shown)
-    what = figures if outcome.status == "finished" else f"{outcome.status}, {outcome.reason}"
-    return f"{outcome.trial.arm}, seed {outcome.trial.seed}: {what or outcome.status}; {outcome.seconds:.1f} s"
+class _Progress:
+    """A line for each outcome: how many are done, what is left of the time, and what came of it."""
+
+    def __init__(self, count: int, done: int, say: Callable[[str], None]) -> None:
+        self.count, self.done, self.say = count, done, say
+        self.before, self.started = done, time.perf_counter()
+
+    def tell(self, outcome: Outcome, ending: str = "") -> None:
+        self.done += outcome.status != "crashed"
+        left = ""
+        if self.before < self.done < self.count:
+            each = (time.perf_counter() - self.started) / (self.done - self.before)
+            left = f", {each * (self.count - self.done) / 60:.0f} min left"
+        trial, shown = outcome.trial, list(outcome.figures.items())[:SHOWN]
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in shown)
+        what = figures or outcome.status if outcome.status == "finished" else f"{outcome.status}, {outcome.reason}"
+        run = f"{trial.arm}, seed {trial.seed}"
+        self.say(f"[{self.done}/{self.count}{left}] {run}: {what}; {outcome.seconds:.1f} s{ending}")
 
 
 def judge(claim: Claim, budget: str, results: Results) -> Judged:
@@ -128,7 +141,10 @@ def judge(claim: Claim, budget: str, results: Results) -> Judged:
     if absent or crashed:
         told = [f"{crashed} crashed"] * bool(crashed) + [f"{absent} not run"] * bool(absent)
         return Judged(claim, budget, arms, None, f"{', '.join(told)} of {len(trials)} runs")
-    return Judged(claim, budget, arms, claim.judge(arms))
+    try:
+        return Judged(claim, budget, arms, claim.judge(arms))
+    except Exception as error:
+        raise RuntimeError(f"the judge of {claim.name} broke: {one_line(error)}") from error
 
 
 def _crashed(results: Results, trial: Trial) -> bool:
@@ -166,7 +182,8 @@ def lines(claims: Mapping[str, Claim], folder: str | Path) -> list[str]:
         for budget in BUDGETS:
             trials = grid(claim, budget) if budget in claim.grids else []
             every[budget] += trials
-            counts.append(f"{budget} {len(distinct(trials))} runs{_cost(trials, known)}")
+            cost = _cost(trials, known) if budget == "mini" else ""
+            counts.append(f"{budget} {len(distinct(trials))} runs{cost}")
         told.append(f"{claim.number:>2} {claim.name}: {claim.sentence} ({claim.place})")
         told.append(f"   {'; '.join(counts)}, about {claim.gpu_hours:,.0f} GPU-hours")
     totals = ", ".join(f"{budget} {len(distinct(trials))}" for budget, trials in every.items())

@@ -14,6 +14,8 @@ from poise.training import Recipe
 Curve = Sequence[tuple[int, float]]
 """(step, value) by rising step"""
 
+Status = Literal["finished", "failed", "crashed"]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -77,13 +79,13 @@ class Outcome:
         status: "finished"; "failed", where a loss, gradient or weight was not finite, a result like others; or
             "crashed", by an error of ours or of the machine, no result.
         reason: of a failure or crash, one line; else "".
-        seconds: wall time.
+        seconds: wall time, that of earlier sittings included.
         figures: the evaluation's by their names ("modes", "kl", "fd" …), a measure's as "measure/name".
         curves: those that measures gave, by their names.
     """
 
     trial: Trial
-    status: Literal["finished", "failed", "crashed"]
+    status: Status
     reason: str = ""
     seconds: float = 0.0
     figures: Mapping[str, float] = field(default_factory=dict)
