@@ -113,13 +113,13 @@ def draw_batches(arms: Arms, figure: Figure) -> None:
 BATCH = Claim(
     12,
     "batch-and-width",
-    "Two, four and eight times the batch improve FD until training becomes unstable; half as much width again improves it",
+    "Two, four and eight times the batch improve FD until training becomes unstable; width +50% improves it",
     "Brock et al. 2019, §3, table 1",
-    "ImageNet 128, FID / IS: batch 256 18.65 / 52.52, 512 15.30 / 58.77, 1024 14.88 / 63.03, 2048 12.39 / 76.85; width 96 "
-    "9.54 / 92.98; larger batches collapse in fewer iterations",
+    "ImageNet 128, FID / IS: batch 256 18.65 / 52.52, 512 15.30 / 58.77, 1024 14.88 / 63.03, 2048 12.39 / 76.85; width "
+    "96 9.54 / 92.98; larger batches collapse in fewer iterations",
     {
         "mini": lambda: _batches(MINI, 8, SEEDS),
-        "small": lambda: _batches(SMALL, 32, FEW),
+        "small": lambda: _batches(SMALL, 32, SEEDS),
         "paper": _published_batches,
     },
     judge_batches,
@@ -211,13 +211,14 @@ def draw_conditioned(arms: Arms, figure: Figure) -> None:
 CONDITIONED = Claim(
     13,
     "shared-embedding",
-    "A class embedding shared by all gains has fewer parameters and trains faster; giving each block its part of z helps",
+    "A class embedding shared by all gains has fewer parameters and trains faster; skip-z, a part of z for each "
+    "block, helps",
     "Brock et al. 2019, §3 and table 1",
-    "173.5 → 160.6 → 158.3 million parameters; shared embeddings train 37% faster, skip-z 18% faster and 4% better; FID / IS "
-    "9.54 / 92.98 → 9.18 / 94.94 → 8.73 / 98.76",
+    "173.5 → 160.6 → 158.3 million parameters; shared embeddings train 37% faster, skip-z 18% faster and 4% better; "
+    "FID / IS 9.54 / 92.98 → 9.18 / 94.94 → 8.73 / 98.76",
     {
-        "mini": lambda: _conditioned(MINI, 4, 150, FEW),
-        "small": lambda: _conditioned(SMALL, 32, 5_000, FEW),
+        "mini": lambda: _conditioned(MINI, 4, 150, SEEDS),
+        "small": lambda: _conditioned(SMALL, 32, 5_000, SEEDS),
         "paper": _published_conditioned,
     },
     judge_conditioned,
@@ -294,14 +295,14 @@ def draw_truncation(arms: Arms, figure: Figure) -> None:
 TRUNCATION = Claim(
     14,
     "truncation",
-    "Truncating latents trades variety for fidelity: IS rises, FD falls and then rises; orthogonal regularization makes more "
-    "nets amenable to it",
+    "Truncating latents trades variety for fidelity: IS rises, FD falls and then rises; orthogonal regularization "
+    "makes more nets amenable to it",
     "Brock et al. 2019, §3.1, figures 2 and 17",
-    "IS rises throughout; FID falls, then rises sharply as variety goes; 16% of models amenable without the regularizer, "
-    "60% with it",
+    "IS rises throughout; FID falls, then rises sharply as variety goes; 16% of models amenable without the "
+    "regularizer, 60% with it",
     {
-        "mini": lambda: _truncated(MINI, 4, 150, FEW),
-        "small": lambda: _truncated(SMALL, 32, 5_000, FEW),
+        "mini": lambda: _truncated(MINI, 4, 150, SEEDS),
+        "small": lambda: _truncated(SMALL, 32, 5_000, SEEDS),
         "paper": _published_truncated,
     },
     judge_truncation,

@@ -176,7 +176,7 @@ def judge_variances(arms: Arms) -> Judgement:
     near = whole and min(lows) >= NEAR[0] and max(highs) <= NEAR[1]
     parts = [
         checked(
-            f"Var(w) under SN, mean over layers, is {reach} of LeCun's through training ({NEAR[0]} to {NEAR[1]} is near)",
+            f"Var(w) under SN, mean over layers, is {reach} of LeCun's in training ({NEAR[0]} to {NEAR[1]} is near)",
             near if whole else None,
         ),
         sided("|ln| drift of Var(w), SN less none", paired(of("SN", "drift"), of("none", "drift")), True),
@@ -219,7 +219,8 @@ VARIANCES = Claim(
     "SN holds the weights' variance near LeCun's through training, where the initialization alone drifts; BSN's is "
     "nearer Xavier's",
     "Lin et al. 2021, theorem on vanishing gradients and its figures",
-    "Var(w/σ) lies between L/(max(m,n)·log min(m,n)) and 1/max(m,n), throughout training; hidden outputs keep their scale",
+    "Var(w/σ) lies between L/(max(m,n)·log min(m,n)) and 1/max(m,n), throughout training; hidden outputs keep their "
+    "scale",
     {budget: partial(_variances, scale) for budget, scale in (("mini", MINI), ("small", SMALL), ("paper", BSN_CIFAR))},
     judge_variances,
     draw_variances,

@@ -18,8 +18,8 @@ from poise.studies.statistics import Interval, interval
 from poise.studies.trial import Outcome
 
 Verdict = Literal["holds", "does not hold", "not decided"]
-LEAST = 3
-"""values below which nothing is decided"""
+LEAST = 5
+"""values below which nothing is decided: of three or four the bootstrap's intervals are too short"""
 
 
 @dataclass(frozen=True)

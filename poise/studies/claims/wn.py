@@ -129,10 +129,11 @@ def draw_reconstruction(arms: Arms, figure: Figure) -> None:
 RECONSTRUCTION = Claim(
     10,
     "wn-reconstruction",
-    "With weight norm a GAN makes held-out images again with lower error than with batch norm or none, and more stably; "
-    "batch norm is fast at first",
+    "With weight norm a GAN makes held-out images again with lower error than with batch norm or none, and more "
+    "stably; batch norm is fast at first",
     "Xiang & Li 2017, §4, figures of running reconstruction loss and the table of final ones",
-    "about 10% lower reconstruction loss than BN; BN fast first and unstable later; the vanilla GAN collapses on some sets",
+    "about 10% lower reconstruction loss than BN; BN fast first and unstable later; the vanilla GAN collapses on "
+    "some sets",
     {
         "mini": lambda: _reconstruction(MINI, 1e-3, 320),
         "small": lambda: _reconstruction(SMALL, 2e-4, 8_000),
@@ -168,7 +169,7 @@ def _deep_published(name: str, seed: int) -> Trial:
 
 
 def judge_deep(arms: Arms) -> Judgement:
-    """Every run with WN ends, at an FD below half its untrained generator's; one at or above it, or failed, fails it."""
+    """Every run with WN ends, at an FD below half its untrained generator's; one at it or above, or failed, fails."""
     outcomes, distance = arms.get("WN", []), distance_name(arms)
     ratios = []
     for one in outcomes:

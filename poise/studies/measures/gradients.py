@@ -1,8 +1,8 @@
 """The discriminator's gradient in its weights against the bound that spectral normalization promises.
 
 For a network of L layers without biases and with 1-Lipschitz homogeneous activations,
-``‖∇_{W_t} D(x)‖_F ≤ ‖x‖ · Π_{i≠t} ‖W_i‖_op``, so that with every operator norm at most 1 each layer's gradient is at most
-‖x‖, and the whole one √L·‖x‖ (Lin et al. 2021, theorem on exploding gradients).
+``‖∇_{W_t} D(x)‖_F ≤ ‖x‖ · Π_{i≠t} ‖W_i‖_op``, so that with every operator norm at most 1 each layer's gradient is at
+most ‖x‖, and the whole one √L·‖x‖ (Lin et al. 2021, theorem on exploding gradients).
 """
 
 from __future__ import annotations

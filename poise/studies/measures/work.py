@@ -26,7 +26,7 @@ COMPARED = {
     "wgan_gp": {"d_norm.name": "none", "loss": "wasserstein", "penalties": [{"name": "wgan-gp", "weight": 10.0}]},
 }
 """whose steps are timed side by side"""
-WARM_UP, ROUNDS = 3, 15
+WARM_UP, ROUNDS = 2, 10
 ONE_PER_CLASS_SAMPLES = 2_000
 
 
