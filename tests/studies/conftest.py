@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from poise.studies import Arms, Claim, Interval, Judgement, Measured, Outcome, Trial, difference
+from poise.studies.trial import Status
 
 TOY = {"steps": 20, "evaluation_samples": 100, "model.width": 8, "batch_size": 16, "log_every": 5}
 
@@ -70,6 +71,6 @@ def shelf(toy: Claim, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return measures
 
 
-def outcome(arm: str, seed: int, status: str = "finished", **figures: float) -> Outcome:
+def outcome(arm: str, seed: int, status: Status = "finished", **figures: float) -> Outcome:
     """One that nobody ran."""
-    return Outcome(Trial(arm, "ring2d", seed=seed), status, figures=figures)  # type: ignore[arg-type]
+    return Outcome(Trial(arm, "ring2d", seed=seed), status, figures=figures)
