@@ -24,7 +24,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and median of n values with a 95% interval of the mean, unbounded for n = 1."""
+    """A mean and median of n values with a 95% interval of the mean, unbounded for n < 3."""
 
     mean: float
     median: float
@@ -116,7 +116,7 @@ def _resampled_means(found: Values) -> Values:
 
 
 def _interval(mean: float, median: float, resampled: Values, n: int) -> Interval:
-    if n == 1:
+    if n < 3:  # resamples of two are the two and their mean: no 95% in that
         return Interval(float(mean), float(median), -math.inf, math.inf, n)
     tail = 100 * _tail(n)
     low, high = np.percentile(resampled, (tail, 100 - tail))

@@ -61,12 +61,14 @@ def test_other_seeds_are_resampled_each_side_by_itself() -> None:
     assert difference(b, a, "modes").mean == -found.mean
 
 
-def test_one_seed_decides_nothing() -> None:
-    found = difference([outcome("a", 0, modes=900)], [outcome("b", 0, modes=1)], "modes")
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_seed_or_two_decide_nothing(n: int) -> None:
+    a, b = ([outcome(arm, seed, modes=value) for seed in range(n)] for arm, value in (("a", 900), ("b", 1)))
+    found = difference(a, b, "modes")
     assert (found.mean, found.low, found.high) == (899, -math.inf, math.inf)
     assert not found.is_positive
     assert not found.is_negative
-    assert str(found) == "899, n = 1"
+    assert str(found) == f"899, n = {n}"
 
 
 @pytest.mark.parametrize(("low", "high", "sign"), [(0.1, 2, 1), (-2, -0.1, -1), (-0.1, 2, 0), (0, 2, 0)])
