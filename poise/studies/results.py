@@ -8,6 +8,7 @@ place, arm, identity). A notebook may read it while a study runs.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from poise.studies.trial import Outcome, Trial
+from poise.studies.trial import Curve, Outcome, Trial
 
 FOLDER = Path("runs/studies")
 """where studies lie by default: ``results.sqlite``, and the runs' folders beside it"""
@@ -92,7 +93,7 @@ class Results:
             )
             database.executemany(
                 "INSERT OR REPLACE INTO curves VALUES (?, ?, ?)",
-                [(key, name, json.dumps([list(point) for point in curve])) for name, curve in outcome.curves.items()],
+                [(key, name, _to_json(curve)) for name, curve in outcome.curves.items()],
             )
             if outcome.status != "crashed":
                 taken = [(key, measure) for measure in trial.measures]
@@ -111,9 +112,9 @@ class Results:
             return None
         select = "SELECT name, {} FROM {} WHERE identity = ? ORDER BY rowid"
         pairs = self._database.execute(select.format("value", "figures"), (key,))
-        figures = {name: float("nan") if value is None else value for name, value in pairs}  # SQLite has no NaN
+        figures = {name: math.nan if value is None else value for name, value in pairs}  # SQLite has no NaN
         pairs = self._database.execute(select.format("points", "curves"), (key,))
-        curves = {name: [(step, value) for step, value in json.loads(points)] for name, points in pairs}
+        curves = {name: _from_json(points) for name, points in pairs}
         status, reason, seconds = row
         return Outcome(trial, status, reason, seconds, figures, curves)
 
@@ -141,6 +142,14 @@ class Results:
             found = dict(zip(columns.split(", "), row, strict=True))
             select = "SELECT name, value FROM figures WHERE identity = ? ORDER BY rowid"
             yield found | dict(self._database.execute(select, (found["identity"],)).fetchall())
+
+
+def _to_json(curve: Curve) -> str:
+    return json.dumps([[step, value if math.isfinite(value) else None] for step, value in curve])
+
+
+def _from_json(points: str) -> Curve:
+    return [(step, math.nan if value is None else value) for step, value in json.loads(points)]
 
 
 def results(folder: str | Path = FOLDER) -> Any:

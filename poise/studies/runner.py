@@ -66,8 +66,8 @@ def _train(task: Task) -> tuple[Measured, str]:
             if failure:  # there may be no checkpoint to measure
                 continue
             raise RuntimeError(f"measure {name}: {one_line(error)}") from error
-        figures |= {f"{name}/{key}": float(value) for key, value in found.figures.items()}
-        curves |= dict(found.curves)
+        figures |= {f"{name}/{key}": _number(value) for key, value in found.figures.items()}
+        curves |= {key: [(step, _number(value)) for step, value in curve] for key, curve in found.curves.items()}
     return Measured(figures, curves), failure
 
 
@@ -90,4 +90,4 @@ def _measures() -> Any:
 
 
 def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)  # what is not finite is null in JSON
+    return float("nan") if value is None else float(value)  # in a run's JSON, null is not finite

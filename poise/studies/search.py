@@ -56,12 +56,14 @@ def search(
         ModuleNotFoundError: Optuna is missing.
         ValueError: a direction or range that is none; a figure that finished runs do not have.
     """
+    if direction not in ("maximize", "minimize"):
+        raise ValueError(f"direction is {direction!r}; allowed: maximize, minimize")
+    if n < 1:
+        raise ValueError(f"n is {n}; allowed: 1 or more trials")
     try:
         import optuna
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a search needs Optuna: pip install poise[study]") from None
-    if direction not in ("maximize", "minimize"):
-        raise ValueError(f"direction is {direction!r}; allowed: maximize, minimize")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     proposing = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
     executor = executor or Here()
@@ -101,13 +103,11 @@ def _trial(
 
 
 def _proposed(asked: Any, field: str, bounds: Sequence[Any]) -> Any:
-    if isinstance(bounds, list):
-        return asked.suggest_categorical(field, bounds)
-    low, high, *how = bounds
-    if how not in ([], ["log"]) or not low < high:
-        raise ValueError(
-            f"the space of {field} is {bounds!r}; give (low, high), (low, high, 'log') or a list of choices"
-        )
-    if isinstance(low, int) and isinstance(high, int):
-        return asked.suggest_int(field, low, high, log=bool(how))
-    return asked.suggest_float(field, low, high, log=bool(how))
+    match bounds:
+        case list():
+            return asked.suggest_categorical(field, bounds)
+        case (low, high) | (low, high, "log") if low < high:
+            whole = isinstance(low, int) and isinstance(high, int)
+            suggest = asked.suggest_int if whole else asked.suggest_float
+            return suggest(field, low, high, log=len(bounds) == 3)
+    raise ValueError(f"the space of {field} is {bounds!r}; give (low, high), (low, high, 'log') or a list of choices")

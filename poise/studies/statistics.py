@@ -1,6 +1,8 @@
 """What few seeds can say: bootstrap intervals of a mean, and of a difference, paired where the seeds are the same.
 
-Efron & Tibshirani 1993, ch. 13 (percentile intervals). With few seeds they are short: see ``docs/studies.md``.
+Percentile intervals (Efron & Tibshirani 1993, ch. 13), expanded for few values (Hesterberg 2015, The American
+Statistician 69, "expanded percentile interval"): resamples of n vary too little, by √((n − 1)/n), and have the normal's
+tails for Student's. What is left of it is in ``docs/studies.md``.
 """
 
 from __future__ import annotations
@@ -16,14 +18,13 @@ from poise.studies.trial import Outcome
 
 RESAMPLES = 10_000
 """drawn where there are more than that of all (n ≥ 6); else every resample is taken"""
-_TAILS = (2.5, 97.5)  # per cent
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and median of n values with a 95% interval of the mean, unbounded for n = 1."""
+    """A mean and median of n values with a 95% interval of the mean, unbounded for n < 3."""
 
     mean: float
     median: float
@@ -115,5 +116,15 @@ def _resampled_means(found: Values) -> Values:
 
 
 def _interval(mean: float, median: float, resampled: Values, n: int) -> Interval:
-    low, high = np.percentile(resampled, _TAILS) if n > 1 else (-math.inf, math.inf)
+    if n < 3:  # resamples of two are the two and their mean: no 95% in that
+        return Interval(float(mean), float(median), -math.inf, math.inf, n)
+    tail = 100 * _tail(n)
+    low, high = np.percentile(resampled, (tail, 100 - tail))
     return Interval(float(mean), float(median), float(low), float(high), n)
+
+
+def _tail(n: int) -> float:
+    """What the expanded interval leaves out at each end; 2.5% for large n."""
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)))
