@@ -193,7 +193,7 @@ BSSN = Claim(
     },
     judge_bssn,
     draw_bssn,
-    2800.0,
+    2600.0,
     ESTIMATED,
 )
 

@@ -19,7 +19,7 @@ from poise.studies.trial import Outcome
 
 Verdict = Literal["holds", "does not hold", "not decided"]
 LEAST = 5
-"""values below which nothing is decided: of three or four the bootstrap's intervals are too short"""
+"""values below which nothing is decided: three that agree do so by chance one time in four"""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ MINI = Scale(
     {1: 450, 2: 220, 5: 140},
     rate=20.0,
     changes={
+        "model.resolution": 16,
         "model.width": 16,
         "d_norm.name": "none",
         "batch_size": 16,

@@ -46,7 +46,7 @@ def _rmsprop(rate: float) -> dict[str, Any]:
 
 
 def _dcgan(scale: Scale, name: str, rate: float, steps: int, seed: int) -> Trial:
-    resolution = scale.changes.get("model.resolution", 16)
+    resolution = scale.changes["model.resolution"]
     of_model = {"model.name": "dcgan", "model.resolution": resolution, "model.width": scale.changes["model.width"]}
     changes = {
         **scale.changes,
@@ -158,7 +158,6 @@ def _deep(scale: Scale, name: str, width: int, blocks: int, rate: float, steps: 
         "model.blocks": blocks,
         "model.layer_norm": DEEP[name],
         **_rmsprop(rate),
-        "batch_size": 32,
         "steps": steps,
     }
     return Trial(name, scale.recipe, changes, seed, measures=("untrained",))
@@ -213,7 +212,7 @@ DEPTH = Claim(
     "Xiang & Li 2017, §4, the 21-layer ResNet on CelebA",
     "it trains stably and makes faces of 160×160",
     {
-        "mini": lambda: each(FEW, *(partial(_deep, MINI, name, 8, 5, 1e-3, 150) for name in DEEP)),
+        "mini": lambda: each(FEW, *(partial(_deep, MINI, name, 8, 5, 4e-4, 300) for name in DEEP)),
         "small": lambda: each(FEW, *(partial(_deep, SMALL, name, 32, 5, 2e-4, 5_000) for name in DEEP)),
         "paper": lambda: each(range(1), *(partial(_deep_published, name) for name in DEEP)),
     },
