@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -66,10 +66,11 @@ class Workers:
 
     def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any]]:
         waiting = list(enumerate(tasks))[::-1]
-        workers = [_Worker(place, do) for place in range(min(self.count, len(tasks)))]
+        workers: list[_Worker] = []
         try:
-            for worker in workers:
-                worker.give(*waiting.pop())
+            for place in range(min(self.count, len(tasks))):
+                workers.append(_Worker(place, do))
+                workers[-1].give(*waiting.pop())
             while busy := {worker.connection: worker for worker in workers if worker.number is not None}:
                 for ready in wait(list(busy)):
                     worker = busy[ready]  # type: ignore[index]
@@ -152,6 +153,7 @@ def _without_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # its start, else within the first process's, would unblock the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
