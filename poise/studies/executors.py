@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -66,10 +66,11 @@ class Workers:
 
     def map(self, do: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any]]:
         waiting = list(enumerate(tasks))[::-1]
-        workers = [_Worker(place, do) for place in range(min(self.count, len(tasks)))]
+        workers: list[_Worker] = []
         try:
-            for worker in workers:
-                worker.give(*waiting.pop())
+            for place in range(min(self.count, len(tasks))):
+                workers.append(_Worker(place, do))
+                workers[-1].give(*waiting.pop())
             while busy := {worker.connection: worker for worker in workers if worker.number is not None}:
                 for ready in wait(list(busy)):
                     worker = busy[ready]  # type: ignore[index]
@@ -95,7 +96,8 @@ class _Worker:
         self.connection, theirs = spawning.Pipe()
         gpus = torch.cuda.device_count()
         where = {"CUDA_VISIBLE_DEVICES": str(self.place % gpus)} if gpus > 1 else {}
-        with _environment({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **where}):  # read when libraries load
+        one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read when libraries load
+        with _environment(one_thread | where), _without_interrupts():
             arguments = (theirs, cores()[self.place], self.do)
             self.process = spawning.Process(target=_serve, args=arguments, daemon=True)
             self.process.start()
@@ -133,13 +135,30 @@ class _Worker:
 
 def _serve(connection: Connection, core: int, do: Callable[[Any], Any]) -> None:
     """A worker's life: tasks in, results out, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the study says when to stop
+    # Ctrl-C goes to the whole group: a training hears it and writes its checkpoint; the rest ends with the study.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             connection.send(do(connection.recv()))
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits till after it; a process started within it hears none until it unblocks the signal itself."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start, else within the first process's, would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
