@@ -39,6 +39,7 @@ _ROOMS = (
     "models",
     "penalties",
     "sampling",
+    "studies",
     "training",
 )
 """also on use: ``poise.models.create`` without a further import"""

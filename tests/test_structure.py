@@ -16,7 +16,7 @@ ROOMS = (
     *("registry", "noise", "replicas", "spectra", "norms", "layers", "losses", "penalties", "augmentation", "sampling"),
     "models",
     *("convert", "data", "metrics", "monitor"),
-    *("training", "report", "api", "cli"),
+    *("training", "report", "api", "studies", "cli"),
 )
 HOUSE = Path(poise.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
@@ -109,6 +109,6 @@ def test_the_front_door_offers_what_it_names() -> None:
 
 
 def test_rooms_are_opened_on_use() -> None:
-    rooms = "augmentation, convert, data, layers, losses, metrics, models, penalties, sampling, training"
+    rooms = "augmentation, convert, data, layers, losses, metrics, models, penalties, sampling, studies, training"
     code = "import poise\n" + "\n".join(f"assert poise.{room}.__name__ == 'poise.{room}'" for room in rooms.split(", "))
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from poise.cli.studies import study
 from poise.registry import Builders
 
 
@@ -157,6 +158,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, dict[str, str]], int], s
     "compare": (_compare, "put judged runs beside each other, with intervals and tests"),
     "doctor": (_doctor, "judge a logged training; exit 1 when it is failing"),
     "report": (_report, "write a run's report.html again"),
+    "study": (study, "run and judge the papers' claims: NAME, all, or list"),
     "recipes": (_recipes, "list the recipes that come with poise"),
     "models": (_models, "list the architectures with their parameters and cost"),
     "convert": (_convert, "turn another library's checkpoint into one of poise's"),

@@ -98,6 +98,18 @@ def parser_of_all() -> Parser:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="the extractor's (default: fp32)"
     )
     made["evaluate"].add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda … (default: auto)")
+    study = made["study"]
+    study.add_argument("name", metavar="NAME", help="a claim's name; all; or list, which shows them")
+    study.add_argument(
+        "--budget", choices=("mini", "small", "paper"), default="mini", help="how much to run (default: mini)"
+    )
+    study.add_argument("--workers", type=int, metavar="N", help="processes, each pinned to a core (default: this one)")
+    study.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster: its address, auto or local")
+    study.add_argument(
+        "--folder", default="runs/studies", metavar="DIR", help="runs and results (default: runs/studies)"
+    )
+    study.add_argument("--out", metavar="DIR", help="where claims.md goes (default: docs for all, else --folder's)")
+    study.add_argument("--yes", action="store_true", help="do run the paper's budget")
     return parser
 
 

@@ -8,6 +8,7 @@ the fly, so there is nothing on disk and no end to them.
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,20 +53,31 @@ class StackedDigits:
         split: "train", or "test" for digits that training never sees.
         resolution: pixels, one of 8, 16, 32, 64.
         seed: which of all orders.
+        labels: "all" for the number that the three digits spell, 0–999; "first" for the red one alone, 0–9, so that
+            what a label leaves open is as varied as in a photograph.
+
+    Raises:
+        ValueError: a split, resolution or kind of labels that there is not.
     """
 
-    num_classes = 1000
-
-    def __init__(self, split: str = "train", resolution: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self, split: str = "train", resolution: int = 16, seed: int = 0, labels: Literal["all", "first"] = "all"
+    ) -> None:
+        if labels not in ("all", "first"):
+            raise ValueError(f"labels is {labels!r}; stacked digits have 'all', of 1000, and 'first', of 10")
         self.planes, self.plane_labels = digits(split, resolution)
         self.split, self.resolution, self.seed = split, resolution, seed
+        self.num_classes = 1000 if labels == "all" else 10
 
     def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
         """Images number ``start`` to ``start + size``: uint8 (size, 3, H, W) channels-last, int64 labels (size,)."""
         positions = torch.arange(start, start + size)
         drawn = noise.integers(self.seed, f"digits-{self.split}", positions, 3, len(self.planes))
         stacked = self.planes[drawn].contiguous(memory_format=torch.channels_last)
-        return stacked, (self.plane_labels[drawn] * torch.tensor([100, 10, 1])).sum(1)
+        spelled = self.plane_labels[drawn]
+        if self.num_classes == 10:
+            return stacked, spelled[:, 0]
+        return stacked, (spelled * torch.tensor([100, 10, 1])).sum(1)
 
     def mode_distribution(self) -> Tensor:
         """The probability of each of the 1000 labels, float64, exact."""

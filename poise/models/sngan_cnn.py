@@ -2,7 +2,8 @@
 
 Generator: linear to M_g × M_g, transposed convolutions 4×4 stride 2 that halve the channels, each with batch norm and
 ReLU, then 3×3 to RGB and tanh. Discriminator: 3×3 and 4×4 stride 2 convolutions in turn, leaky ReLU 0.1, linear to one
-logit. The discriminator has no normalization of its own: put one on with ``poise.normalize``.
+logit. The discriminator has no normalization of its own: put one on with ``poise.normalize``. For the paper's baselines
+it takes batch or layer norm after all convolutions but the first, and another number of channels in the last one.
 
 ==========  ====  ======  ==============================
 resolution  M_g   stages  where
@@ -17,12 +18,20 @@ resolution  M_g   stages  where
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poise.models.network import Discriminator, Generator, positive
+from poise.models.network import Discriminator, Generator, known_choice, positive
+
+LAYER_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda _: nn.Identity(),
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+}
+"""what may stand after the discriminator's convolutions, by their channels; layer norm is over channels and pixels"""
 
 
 def _stages(resolution: int) -> int:
@@ -69,33 +78,50 @@ class SnganCnnGenerator(Generator):
 class SnganCnnDiscriminator(Discriminator):
     """``D(x) → logits``: images (n, 3, resolution, resolution) in [−1, 1] to logits (n,).
 
-    Takes the generator's resolution and width.
+    Args:
+        resolution, width: the generator's.
+        layer_norm: "none", or "batch" or "layer" after every convolution but the first (the SN paper's baselines).
+        features: channels of the last convolution, relative to the table's (the SN paper's figure on feature maps).
     """
 
-    def __init__(self, resolution: int = 32, width: int = 64) -> None:
+    def __init__(self, resolution: int = 32, width: int = 64, layer_norm: str = "none", features: float = 1.0) -> None:
         super().__init__(resolution)
         stages = _stages(resolution)
         positive(width=width)
+        known_choice(layer_norm, tuple(LAYER_NORMS), "d_layer_norm")
+        last = round(features * (width << stages))
+        if not 1 <= last <= 2**16:
+            raise ValueError(f"d_features is {features}; of {width << stages} channels allowed: 1 to {2**16}")
         layers = [nn.Conv2d(3, width, 3, padding=1)]
         for stage in range(stages):
             narrow, wide = width << stage, width << (stage + 1)
             layers += [nn.Conv2d(narrow, narrow, 4, stride=2, padding=1), nn.Conv2d(narrow, wide, 3, padding=1)]
+        if last != layers[-1].out_channels:
+            layers[-1] = nn.Conv2d(layers[-1].in_channels, last, 3, padding=1)
         self.convs = nn.ModuleList(layers)
-        self.linear = nn.Linear((width << stages) * (resolution >> stages) ** 2, 1)
+        self.norms = nn.ModuleList(
+            LAYER_NORMS[layer_norm if index else "none"](conv.out_channels) for index, conv in enumerate(layers)
+        )
+        self.linear = nn.Linear(last * (resolution >> stages) ** 2, 1)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         self.check(x, y)
         h = x
-        for conv in self.convs:
-            h = F.leaky_relu(conv(h), 0.1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.1)
         return self.linear(h.flatten(1)).squeeze(1)
 
 
 def sngan_cnn(
-    resolution: int = 32, width: int = 64, latent_dim: int = 128
+    resolution: int = 32, width: int = 64, latent_dim: int = 128, d_layer_norm: str = "none", d_features: float = 1.0
 ) -> tuple[SnganCnnGenerator, SnganCnnDiscriminator]:
     """Standard CNN of Miyato et al. 2018, table 3: resolutions 16 and up in multiples of 16.
 
-    Raises ValueError for any other resolution, or a size below 1.
+    Args:
+        resolution, width, latent_dim: as the networks take them.
+        d_layer_norm, d_features: the discriminator's layer_norm and features.
+
+    Raises ValueError for any other resolution or word, or a size below 1.
     """
-    return SnganCnnGenerator(resolution, width, latent_dim), SnganCnnDiscriminator(resolution, width)
+    discriminator = SnganCnnDiscriminator(resolution, width, d_layer_norm, d_features)
+    return SnganCnnGenerator(resolution, width, latent_dim), discriminator
