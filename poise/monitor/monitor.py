@@ -21,6 +21,11 @@ CADENCE = {"gradients": 5, "updates": 5, "spectra": 5, "hidden": 5, "diversity":
 SHOWN, ON_LINES = 32, 16
 """samples of each kind that are shown to the networks, and lines on which steepness is measured"""
 
+RATIOS = ("diversity", "neighbours", "coverage", "feature_diversity")
+"""of distances between fakes to distances between real samples"""
+LARGEST_RATIO = 1e6
+"""from which on the real samples have no distances to speak of"""
+
 Callback = Callable[[Verdict], object]
 Tracker = Callable[..., object]
 
@@ -158,6 +163,9 @@ class Monitor:
             labels: list[tuple[Tensor, ...]] = [() if y is None else (y[:SHOWN],) for y in (real_y, fake_y)]
             self._show(values, due, real, fake, labels)
         record = as_record(values)
+        for name in RATIOS:  # to real samples that are alike there is none; a sample that is lost shows elsewhere
+            if not record.get(name, 0.0) < LARGEST_RATIO:
+                del record[name]
         before = self.verdict
         record["verdict"] = self.judge.take(step, record).name
         if self.tracker is not None:
