@@ -225,7 +225,7 @@ class Sitting:
         if not timeline or timeline[-1].name != self.verdict.name:
             timeline.append(self.verdict)
         last = self.verdict if self.verdict.is_failing else replace(self.verdict, step=step)
-        before = {"rollbacks": self.done.rollbacks, "timeline": [verdict.to_json() for verdict in timeline]}
+        before = {"last": step, "rollbacks": self.done.rollbacks, "timeline": [one.to_json() for one in timeline]}
         self.write_json("diagnosis.json", {**last.to_json(), **before}, keep)
 
     def write_json(self, name: str, value: dict[str, Any], keep: bool = False) -> None:
