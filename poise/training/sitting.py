@@ -37,6 +37,11 @@ LOOKED_AT = 64  # real images and fakes that the monitor looks at
 _CADENCES = ("log_every", "sample_every", "evaluate_every", "checkpoint_every", "monitor_every")
 
 
+def cadence(often: int) -> dict[str, int]:
+    """Steps between measurements, by probe of the monitor: ``often``, and multiples of it as in its ``CADENCE``."""
+    return {probe: often * every // min(CADENCE.values()) for probe, every in CADENCE.items()}
+
+
 class Sitting:
     """A context manager: open while the training goes on.
 
@@ -254,11 +259,10 @@ class Sitting:
         players, seed = self.state.players, self.recipe.seed
         drawn = [latents(players.generator, seed, 0, SHOWN, "monitor", players.latent)]
         drawn += given(labels(players.generator, seed, 0, SHOWN, stream="monitor-label"))
-        often = min(CADENCE.values())
         monitor = Monitor(
             generator=players.generator,
             discriminator=players.discriminator,
-            every={probe: self.recipe.monitor_every * every // often for probe, every in CADENCE.items()},
+            every=cadence(self.recipe.monitor_every),
             latents=[tensor.to(players.device) for tensor in drawn],
         )
         monitor.verdict = Verdict(WARMING_UP, self.done.step, since=self.done.step)
