@@ -21,6 +21,7 @@ from poise.monitor.thresholds import Thresholds
 
 CASES = {case.name: case for case in (*HEALTHY, *FAILURES)}
 NOT_FAILURES = ("healthy", "warming-up")
+HALVES = ("reported", "set")
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ class Scored:
         return (self.outcome.lost_at - self.said_at) / self.case.setting.steps
 
 
-def half_of(case: str, seed: int) -> str:
-    """Which half a run belongs to: even and odd numbers of (place of its kind + seed), so that both have every kind."""
-    return "set" if (list(CASES).index(case) + seed) % 2 == 0 else "reported"
+def half_of(seed: int) -> str:
+    """Which half a run belongs to: seeds 0 and 1 are what thresholds were set on, all others are for the report."""
+    return "set" if seed < 2 else "reported"
 
 
 def references(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, tuple[float, float]]]:
@@ -92,7 +93,7 @@ def score(runs: Iterable[Mapping[str, Any]], thresholds: Thresholds | None = Non
             Scored(
                 case,
                 run["seed"],
-                half_of(case.name, run["seed"]),
+                half_of(run["seed"]),
                 outcome(run, by_data[run["data"]]),
                 first[0].name if first else "",
                 first[0].step if first else None,
@@ -192,34 +193,51 @@ def rows(scored: Iterable[Scored]) -> list[dict[str, Any]]:
 
 
 def table(scored: Iterable[Scored]) -> str:
-    """Markdown: a line a kind of failure, then the figures by half."""
+    """Markdown: a line a kind of failure, the healthy settings in which there was a false alarm, the figures by half.
+
+    The lines are of the reported half; what the other half says stands in brackets.
+    """
     scored = list(scored)
     lines = [
-        "| induced failure | expected | named rightly | first said | median lead |",
-        "| --- | --- | --- | --- | --- |",
+        "| induced failure | right names | named rightly | first said | first warning | lost | lead |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for case in FAILURES:
-        own = [one for one in scored if one.case is case]
-        counted = [one for one in own if one.counts]
-        if not own:
-            continue
-        said = ", ".join(dict.fromkeys(one.said or "nothing" for one in counted)) or "—"
-        leads = [one.lead for one in counted if one.lead is not None]
-        lead = f"{statistics.median(leads):.0%}" if leads else "—"
-        right = f"{sum(one.is_right for one in counted)} of {len(counted)}"
-        if len(counted) < len(own):
-            right += f" ({len(own) - len(counted)} did not fail)"
-        name = f"`{case.name}`: {case.what}"
-        lines.append(f"| {name} | {', '.join(case.expected)} | {right} | {said} | {lead} |")
+        halves = {half: [one for one in scored if one.case is case and one.half == half] for half in HALVES}
+        own = [one for one in halves["reported"] if one.counts]
+        said = ", ".join(dict.fromkeys(one.said or "nothing" for one in own)) or "—"
+        at = [one.said_at / case.setting.steps for one in own if one.said_at is not None]
+        lost = [one.outcome.lost_at / case.setting.steps for one in own if one.outcome.lost_at is not None]
+        leads = [one.lead for one in own if one.lead is not None] if case.builds_up else []
+        name = f"`{case.name}`: {case.what}" + (f", from {case.onset:.0%} on" if case.onset else "")
+        right = f"{_count(halves['reported'])} ({_count(halves['set'])})"
+        lines.append(
+            f"| {name} | {', '.join(case.expected)} | {right} | {said} "
+            f"| {_percent(at)} | {_percent(lost)} | {_percent(leads)} |"
+        )
     lines += [
         "",
-        "| half | failures | named rightly | healthy runs | false alarms | a lead of 10% where it builds up |",
+        "| half | failures | named rightly | noticed | healthy runs | false alarms | lead of 10% where it builds up |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
-    for half in ("set", "reported"):
+    for half in HALVES:
         found = figures(one for one in scored if one.half == half)
         lines.append(
-            f"| {half} | {found['failures']} | {found['named_rightly']:.0%} | {found['healthy']} "
-            f"| {found['false_alarms']:.0%} | {found['lead_of_a_tenth']:.0%} of {found['building_up']} |"
+            f"| {half} | {found['failures']} | {found['named_rightly']:.1%} | {found['noticed']:.1%} "
+            f"| {found['healthy']} | {found['false_alarms']:.1%} "
+            f"| {found['lead_of_a_tenth']:.0%} of {found['building_up']} |"
         )
+    alarms = [one for one in scored if one.case.is_healthy and one.said]
+    lines += ["", "False alarms: " + ("; ".join(f"`{a.case.name}` {a.seed}: {a.said}" for a in alarms) or "none") + "."]
     return "\n".join(lines) + "\n"
+
+
+def _count(own: list[Scored]) -> str:
+    """How many were named rightly of those that failed, and how many did not fail."""
+    counted = [one for one in own if one.counts]
+    others = f", {len(own) - len(counted)} not failed" if len(counted) < len(own) else ""
+    return f"{sum(one.is_right for one in counted)} of {len(counted)}{others}"
+
+
+def _percent(shares: list[float]) -> str:
+    return " ".join(f"{share:.0%}" for share in shares) or "—"

@@ -40,7 +40,7 @@ class Setting:
     n_dis: int = 1
     batch: int = 64
     steps: int = 800
-    observe_every: int = 8
+    observe_every: int = 4
     warm: int = 0
 
 
@@ -78,7 +78,7 @@ RING = Setting(penalty=("r1", (("gamma", 0.1),)))
 PLAIN = Setting()
 GRID = replace(RING, data="grid")
 DIGITS = Setting(
-    "digits", width=8, batch=32, steps=240, norm=(("name", "bssn"), ("scale", 1.4)), observe_every=3, warm=900
+    "digits", width=8, batch=32, steps=240, norm=(("name", "bssn"), ("scale", 1.4)), observe_every=2, warm=900
 )
 
 

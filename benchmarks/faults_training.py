@@ -106,9 +106,10 @@ def warm_up(game: Game, setting: Setting, folder: Path) -> None:
             network.load_state_dict(kept[player])
             game.optimizers[player].load_state_dict(kept[f"{player}-optimizer"])
         return
+    before = replace(game, draw=torch.Generator().manual_seed(0))  # the run's own draws are the same either way
     for step in range(1, setting.warm + 1):
-        game.step = step + 10_000  # other images than the run's
-        train_step(game, setting, Fault())
+        before.step = step + 10_000  # other images than the run's
+        train_step(before, setting, Fault())
     kept = {player: network.state_dict() for player, network in parts.items()}
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     torch.save({**kept, **{f"{p}-optimizer": o.state_dict() for p, o in game.optimizers.items()}}, unfinished)

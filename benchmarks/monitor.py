@@ -1,11 +1,11 @@
-"""What the monitor costs: a training step with and without it, at its default cadence.
+"""What the monitor costs: a training step with and without it, at the cadence of ``poise train``.
 
-SNGAN-32 (hinge, SN, batch 64, five discriminator updates and one of the generator) as ``poise train`` computes it, and
-the stacked digits' 16×16 pair with one update of each. Both loops draw the same fixed batch; one is also observed at
-every step with all that the monitor takes. They take turns in one process, a cadence's worth of steps at a time, so
-that each turn holds one full measurement of every probe; medians.
+SNGAN-32 (hinge, SN, batch 64, five discriminator updates and one of the generator) and the stacked digits' 16×16 pair
+with one update of each, as ``poise train`` computes them. Both loops draw the same fixed batch; one is also observed
+every tenth step with all that the monitor takes: what the discriminator's last update saw. They take turns in one
+process, as many steps at a time as hold one full measurement of every probe; medians.
 
-    python benchmarks/monitor.py [--turns 5] [--networks sngan-32 digits]
+    python benchmarks/monitor.py [--turns 3] [--every 10] [--networks sngan-32 digits]
 
 Writes ``benchmarks/results/monitor.csv`` and ``.png``.
 """
@@ -22,13 +22,11 @@ from timing import bar_plot, interleaved, write_csv
 
 import poise
 from poise.losses import LOSSES
-from poise.monitor import CADENCE
-from poise.sampling import to_float
+from poise.training import Recipe
+from poise.training.sitting import cadence
 from poise.training.step import Players, discriminator_gradients, generator_gradients
 
 BATCH, LATENT = 64, 128
-STEPS = max(CADENCE.values())
-"""of a turn: every probe's cadence divides it"""
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ SETTINGS = {
 }
 
 
-def loop(setting: Setting, watched: bool, steps: int) -> Callable[[], None]:
-    """So many steps of training, observed or not."""
+def loop(setting: Setting, watched: bool, steps: int, every: int) -> Callable[[], None]:
+    """So many steps of training, observed every so many of them or not at all."""
     torch.manual_seed(0)
     networks: tuple[Any, Any] = poise.models.create(setting.model, **setting.options)
     generator, discriminator = networks
@@ -58,54 +56,52 @@ def loop(setting: Setting, watched: bool, steps: int) -> Callable[[], None]:
     players = Players(generator, discriminator, g_adam, d_adam, LOSSES[setting.loss], torch.device("cpu"), "fp32")
     size = setting.options["resolution"]
     real = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
-    monitor = poise.Monitor(generator=generator, discriminator=discriminator)
+    monitor = poise.Monitor(generator=generator, discriminator=discriminator, every=cadence(every))
     done = 0
 
     def run() -> None:
         nonlocal done
         for _ in range(steps):
             done += 1
-            for _ in range(setting.n_dis):
+            is_observed = watched and done % every == 0
+            for update in range(setting.n_dis):
+                players.is_watched = is_observed and update == setting.n_dis - 1
                 signals = discriminator_gradients(players, real, torch.randn(BATCH, LATENT))
                 players.d_optimizer.step()
             signals |= generator_gradients(players, torch.randn(BATCH, LATENT))
             players.g_optimizer.step()
-            if watched:
-                shown: dict[str, Any] = {}
-                if any(every and done % every == 0 for every in CADENCE.values()):
-                    with torch.no_grad():  # a loop of one's own has them at hand; this one has to make them
-                        fake = players.generate(torch.randn(BATCH, LATENT)).float()
-                        images = to_float(real)
-                        logits = players.judge(torch.cat([images, fake])).float().split(BATCH)
-                    shown = {"real": images, "fake": fake, "real_logits": logits[0], "fake_logits": logits[1]}
-                monitor.observe(done, None, **signals, **shown)
+            if is_observed:
+                monitor.observe(done, None, **players.seen, **signals)
 
     return run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=STEPS, help="of a turn; fewer do not hold every probe")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--every", type=int, default=Recipe().monitor_every, help="steps between observations")
+    parser.add_argument("--steps", type=int, help="of a turn (default: as hold every probe)")
     parser.add_argument("--networks", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--threads", type=int, help="of torch (default: its own)")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = []
+    steps = options.steps or max(cadence(options.every).values())
     for name in options.networks:
         setting = SETTINGS[name]
-        ways = {"without": loop(setting, False, options.steps), "with monitor": loop(setting, True, options.steps)}
+        ways = {way: loop(setting, way != "without", steps, options.every) for way in ("without", "with monitor")}
         medians = interleaved(ways, options.turns)
         for way, seconds in medians.items():
             cost = 100 * (seconds / medians["without"] - 1)
             row = {
                 "networks": name,
                 "way": way,
-                "seconds_a_step": f"{seconds / options.steps:.5f}",
+                "seconds_a_step": f"{seconds / steps:.5f}",
                 "cost_percent": f"{cost:.2f}",
                 "turns": options.turns,
-                "steps_a_turn": options.steps,
+                "steps_a_turn": steps,
+                "observed_every": options.every,
             }
             print("  ".join(map(str, row.values())), flush=True)
             rows.append(row)

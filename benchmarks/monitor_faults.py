@@ -3,7 +3,7 @@
 Stage 1 trains every kind of failure and every healthy setting of ``faults_catalogue`` over seeds and keeps what the
 monitor observed, and the truth beside it; finished runs are passed over, so it goes on where it was stopped:
 
-    python benchmarks/monitor_faults.py train [--workers 2] [--seeds 3] [--only NAME,NAME]
+    python benchmarks/monitor_faults.py train [--workers 2] [--seeds 4] [--only NAME,NAME]
 
 Stage 2 applies the rules to what was kept, in seconds; ``--set`` also looks for better thresholds on one half of the
 runs, and prints them:
@@ -83,7 +83,7 @@ def plot(scored: list[Any], path: Path) -> None:
     names = list(dict.fromkeys(one.case.name for one in failed))
     figure, axes = plt.subplots(figsize=(8, 0.28 * len(names) + 1.2), layout="constrained")
     for one in failed:
-        place = names.index(one.case.name) + 0.2 * (one.seed - 1)
+        place = names.index(one.case.name) + 0.2 * (one.seed - 1.5)
         steps = one.case.setting.steps
         axes.plot(one.outcome.lost_at / steps, place, "kx", ms=4)
         if one.said_at is not None:
@@ -98,7 +98,7 @@ def plot(scored: list[Any], path: Path) -> None:
 
 
 def report(folder: Path, search: bool) -> None:
-    from faults_scoring import figures, rows, score, set_thresholds, table
+    from faults_scoring import HALVES, figures, rows, score, set_thresholds, table
 
     from poise.monitor.thresholds import Thresholds
 
@@ -117,7 +117,7 @@ def report(folder: Path, search: bool) -> None:
             or (row["expected"] == "healthy") != (row["truth"] == "healthy")
         ):
             print({key: row[key] for key in row if key not in ("data", "half")})
-    for half in ("set", "reported"):
+    for half in HALVES:
         print(half, {name: round(value, 3) for name, value in figures(o for o in scored if o.half == half).items()})
     if not search:
         write_csv(rows(scored), "monitor_faults.csv")
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("train", "score"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where runs are kept (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="how many seeds, from 0 (default: %(default)s)")
     parser.add_argument("--only", default="", help="kinds, separated by commas; all by default")
     parser.add_argument("--set", action="store_true", help="look for better thresholds on one half of the runs")
     given = parser.parse_args()

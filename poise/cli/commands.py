@@ -72,7 +72,7 @@ def _doctor(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.monitor import diagnose
     from poise.monitor.logs import parse_names
 
-    found = diagnose(arguments.run, parse_names(arguments.names or ()), every=arguments.every)
+    found = diagnose(arguments.run, parse_names(arguments.names or ()) or None, every=arguments.every)
     print("\n".join(found.lines()))
     return 1 if found.verdict.is_failing else 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from poise.monitor.verdict import Finding
 
 ADVICE = {
@@ -24,6 +26,35 @@ ADVICE = {
     "oscillating": "lower the momentum (β₁ = 0) and the rates, add R1, which damps the rotation around the equilibrium "
     "(Mescheder et al. 2018); average the generator's weights (EMA)",
 }
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What of an advice a trainer can do by itself when it goes back to a checkpoint from before.
+
+    Attributes:
+        g_rate, d_rate: factors of the players' learning rates.
+        r1: whether R1 is added, or its γ raised. clamp: whether σ₀ of the layer is held where it was.
+    """
+
+    g_rate: float = 0.5
+    d_rate: float = 0.5
+    r1: bool = False
+    clamp: bool = False
+
+
+REMEDIES = {
+    "not-finite": Remedy(),
+    "exploding-gradients": Remedy(),
+    "vanishing-gradients": Remedy(r1=True),
+    "discriminator-overpowers": Remedy(g_rate=1.0, r1=True),
+    "discriminator-blind": Remedy(d_rate=1.0),
+    "mode-collapse": Remedy(r1=True),
+    "spectral-explosion": Remedy(clamp=True),
+    "spectral-collapse": Remedy(g_rate=1.0),
+    "oscillating": Remedy(r1=True),
+}
+"""by verdict"""
 
 
 def advice_for(finding: Finding) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,9 @@ def diagnose(
 ) -> Diagnosis:
     """Judge a run folder, a ``metrics.jsonl`` from anywhere, or a folder of TensorBoard events.
 
+    Of a run of ours, whose monitor saw more than was logged, the verdicts are those it gave, if ``diagnosis.json`` is
+    no older than the log and nothing but the path is given.
+
     Args:
         path: what to read. names: of its fields, where they go by uncommon ones: ``{"d_loss": "Loss/critic"}``.
         thresholds: of the rules. every: steps; of the records within them one is judged.
@@ -66,10 +70,29 @@ def diagnose(
         FileNotFoundError: nothing to read there. ValueError: nothing recognised, or tensorboard is missing.
     """
     records = read_log(Path(path), names)
-    judge = judged(records, thresholds, every)
     last = records[-1]["step"]
-    ends = [later.step for later in judge.timeline[1:]]
-    ends = [max((r["step"] for r in records if r["step"] < end), default=end) for end in ends]
-    stretches = [Stretch(verdict, end) for verdict, end in zip(judge.timeline, [*ends, last], strict=True)]
+    kept = _kept(Path(path), last) if names is None and thresholds is None and every == 1 else None
+    if kept is None:
+        judge = judged(records, thresholds, every)
+        verdict, timeline = judge.verdict, judge.timeline
+    else:
+        verdict, timeline = kept[-1], kept[:-1]
+    ends = [later.step for later in timeline[1:]]
+    ends = [max((r["step"] for r in records if r["step"] < end), default=end - 1) for end in ends]
+    ends = [max(one.step, end) for one, end in zip(timeline, ends, strict=False)]
+    stretches = [Stretch(verdict, end) for verdict, end in zip(timeline, [*ends, last], strict=True)]
     known = dict.fromkeys(name for record in records for name in record if name not in ("step", "verdict", "lr"))
-    return Diagnosis(judge.verdict, tuple(stretches), len(records), tuple(known))
+    return Diagnosis(verdict, tuple(stretches), len(records), tuple(known))
+
+
+def _kept(path: Path, last: int) -> list[Verdict] | None:
+    """A run's own timeline and its last verdict; None where that is not there, damaged, or older than the log."""
+    try:
+        found = json.loads((path / "diagnosis.json").read_text(encoding="utf-8"))
+        if found.pop("last") < last or not found["timeline"]:
+            return None
+        timeline = [Verdict.from_json(one) for one in found.pop("timeline")]
+        found.pop("rollbacks")
+        return [*timeline, Verdict.from_json(found)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

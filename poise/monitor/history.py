@@ -171,6 +171,11 @@ def detrended(values: Sequence[float]) -> list[float]:
     return [value - mean - slope * (i - middle) for i, value in enumerate(values)]
 
 
+def ratio(value: float, other: float) -> float:
+    """Their ratio; infinite over 0, and 1 where both are 0."""
+    return value / other if other > 0 else (1.0 if value == other else math.inf)
+
+
 def _median(values: Sequence[float]) -> float:
     ordered = sorted(values)  # a third of the time of the statistics module, and this is all that judging costs
     half = len(ordered) // 2

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from poise.monitor.advice import advice_for
-from poise.monitor.history import History
+from poise.monitor.history import RECENT, History
 from poise.monitor.rules import RULES
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import FAILURES, HEALTHY, WARMING_UP, Finding, Verdict
@@ -23,17 +23,22 @@ LAYERED = (
     "weight_norm",
 )
 """groups of a record that map layers to numbers"""
-JUDGED = ("gradient_norm", "sigma", "effective_sigma", "stable_rank", "hidden_variance")
+JUDGED = ("gradient_norm", "update_ratio", "sigma", "effective_sigma", "stable_rank", "hidden_variance")
 """those that rules look at"""
 SIGNALS = (
     *("d_loss", "g_loss", "real_logit", "fake_logit", "logit_gap", "ranking", "saturation"),
     *("real_logit_std", "fake_logit_std", "diversity", "feature_diversity", "neighbours", "coverage", "lipschitz"),
+    "largest_real",
 )
 """scalars of a record that are remembered"""
 NAMED = {
     "largest_real": "the largest entry of the real samples",
     "largest_fake": "the largest entry of the fake samples",
 }
+
+
+TOGETHER = RECENT // 2
+"""observations within which signs count as having begun together: a median of the last ones tells no nearer"""
 
 
 class Judge:
@@ -78,7 +83,7 @@ class Judge:
         return {finding.verdict: finding for finding in findings if finding is not None}
 
     def _decide(self, step: int, found: Mapping[str, Finding]) -> None:
-        """The sign that began first is the cause; of those that began together, the first of ``FAILURES``."""
+        """The sign that began first is the cause; of those that began ``TOGETHER``, the first of ``FAILURES``."""
         self._signs = {
             name: (self._signs[name][0], self._signs[name][1] + 1) if name in self._signs else (step, 1)
             for name in found
@@ -86,7 +91,9 @@ class Judge:
         enough = 1 if "not-finite" in found else self.thresholds.patience
         known = [name for name, (_, held) in self._signs.items() if held >= enough]
         if known:
-            cause = min(known, key=lambda name: (self._signs[name][0], FAILURES.index(name)))
+            longest = max(held for _, held in self._signs.values())
+            first = [name for name, (_, held) in self._signs.items() if held >= longest - TOGETHER]
+            cause = min(first, key=FAILURES.index)
             self._say(found[cause], step, self._signs[cause][0])
             return
         ready = self.history.observations >= self.thresholds.warm_up

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from poise.monitor import samples as shown
 from poise.monitor.judge import Judge, is_due
 from poise.monitor.probes import SpectrumProbe, UpdateProbe, gradient_norms, gradient_variances, weight_norms
+from poise.monitor.record import Values, as_record, flat
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import FAILURES, VERDICTS, Verdict
 
@@ -20,7 +21,11 @@ CADENCE = {"gradients": 5, "updates": 5, "spectra": 5, "hidden": 5, "diversity":
 SHOWN, ON_LINES = 32, 16
 """samples of each kind that are shown to the networks, and lines on which steepness is measured"""
 
-Values = dict[str, dict[str, Any]]
+RATIOS = ("diversity", "neighbours", "coverage", "feature_diversity")
+"""of distances between fakes to distances between real samples"""
+LARGEST_RATIO = 1e6
+"""from which on the real samples have no distances to speak of"""
+
 Callback = Callable[[Verdict], object]
 Tracker = Callable[..., object]
 
@@ -33,6 +38,8 @@ class Monitor:
         every: steps from one measurement to the next: a number for all, or by probe, the others as in ``CADENCE``;
             0 turns a probe off. A probe that was due between two calls is made up for at the second.
         thresholds: of the rules.
+        latents: what the generator is shown for its hidden outputs: the arguments of its forward pass, a batch of each;
+            by default standard normal ones, for a generator that says ``latent_dim``.
         tracker: ``tracker(scalars, step=step)`` is called with what was observed, flat: ``accelerator.log``,
             ``wandb.log`` …
 
@@ -59,6 +66,7 @@ class Monitor:
         discriminator: nn.Module | None = None,
         every: int | Mapping[str, int] | None = None,
         thresholds: Thresholds | None = None,
+        latents: Sequence[Tensor] | None = None,
         tracker: Tracker | None = None,
     ) -> None:
         networks = {"G": generator, "D": discriminator}
@@ -67,6 +75,7 @@ class Monitor:
         used = [steps for steps in self.every.values() if steps]
         self.judge = Judge(thresholds, min(used, default=1))
         self.tracker = tracker
+        self.latents = None if latents is None else tuple(latents)
         self._spectra: dict[str, SpectrumProbe] = {}
         self._updates = {player: UpdateProbe() for player in self.networks}
         self._callbacks: dict[str, list[Callback]] = {}
@@ -153,11 +162,14 @@ class Monitor:
         if due & {"hidden", "lipschitz"}:
             labels: list[tuple[Tensor, ...]] = [() if y is None else (y[:SHOWN],) for y in (real_y, fake_y)]
             self._show(values, due, real, fake, labels)
-        record = _record(values)
+        record = as_record(values)
+        for name in RATIOS:  # to real samples that are alike there is none; a sample that is lost shows elsewhere
+            if not record.get(name, 0.0) < LARGEST_RATIO:
+                del record[name]
         before = self.verdict
         record["verdict"] = self.judge.take(step, record).name
         if self.tracker is not None:
-            self.tracker({name: value for name, value in _flat("", record) if name != "verdict"}, step=step)
+            self.tracker({name: value for name, value in flat("", record) if name != "verdict"}, step=step)
         if self.verdict.name != before.name:
             self._tell()
         return record
@@ -193,7 +205,9 @@ class Monitor:
         hidden: dict[str, Tensor] = {}
         try:
             generator, discriminator = self.networks.get("G"), self.networks.get("D")
-            latents = None if generator is None else shown.latents_for(generator, SHOWN)
+            latents = self.latents
+            if latents is None and generator is not None:
+                latents = shown.latents_for(generator, SHOWN)
             if "hidden" in due and generator is not None and latents is not None:
                 found, _ = shown.hidden_variances(generator, *latents)
                 hidden |= {f"G.{name}": value for name, value in found.items()}
@@ -235,17 +249,31 @@ class Monitor:
             for callback in self._callbacks.get(event, ()):
                 callback(self.verdict)
 
-    def state_dict(self) -> dict[str, Any]:
-        """History, verdict and cadence, fit for JSON; load it after the networks' weights."""
-        return {"judge": self.judge.state_dict(), "step": self._step}
+    def state_dict(self, with_vectors: bool = False) -> dict[str, Any]:
+        """History, verdict and cadence, fit for JSON; load it after the networks' weights.
+
+        Args:
+            with_vectors: also what the probes of spectra and updates go on from, tensors to be kept by ``torch.save``:
+                a resumed monitor then measures bit for bit what it would have measured.
+        """
+        state = {"judge": self.judge.state_dict(), "step": self._step}
+        if not with_vectors:
+            return state
+        spectra = {player: probe.state_dict() for player, probe in self._spectra.items()}
+        return {**state, "spectra": spectra, "updates": {p: probe.state_dict() for p, probe in self._updates.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on as the monitor whose ``state_dict`` it was. Load the networks' weights first."""
         self.judge.load_state_dict(state["judge"])
         self._step = state["step"]
-        self._spectra.clear()
-        for player, probe in self._updates.items():
-            probe.measure(self.networks[player], -1 if self._step is None else self._step)
+        self._spectra = {player: SpectrumProbe(self.networks[player]) for player in state.get("spectra", ())}
+        for player, probe in self._spectra.items():
+            probe.load_state_dict(state["spectra"][player])
+        for player, update in self._updates.items():
+            if "updates" in state:
+                update.load_state_dict(state["updates"][player])
+            else:
+                update.measure(self.networks[player], -1 if self._step is None else self._step)
 
 
 def _plain(network: nn.Module) -> nn.Module:
@@ -269,27 +297,3 @@ def _cadence(every: int | Mapping[str, int] | None) -> dict[str, int]:
 
 def _scaled(batch: Tensor) -> Tensor:
     return batch.float() / 127.5 - 1 if batch.dtype == torch.uint8 else batch
-
-
-def _record(values: Values) -> dict[str, Any]:
-    """All scalars as floats with one transfer from each device, instead of one wait for each scalar."""
-    flat = [(group, name, value) for group, found in values.items() for name, value in found.items()]
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for _, _, value in flat:
-        if isinstance(value, Tensor):
-            by_device.setdefault(value.device, []).append(value.detach().reshape(-1).float())
-    numbers = {device: iter(torch.cat(own).tolist()) for device, own in by_device.items()}
-    read: dict[str, dict[str, Any]] = {group: {} for group in values}
-    for group, name, value in flat:
-        if isinstance(value, Tensor):
-            several = [next(numbers[value.device]) for _ in range(value.numel())]
-            read[group][name] = several if group == "singular_values" else several[0]
-        else:
-            read[group][name] = float(value)
-    return {**read.pop(""), **read}
-
-
-def _flat(prefix: str, value: Any) -> list[tuple[str, float]]:
-    if isinstance(value, dict):
-        return [pair for key, inner in value.items() for pair in _flat(f"{prefix}/{key}".lstrip("/"), inner)]
-    return [(prefix, value)] if isinstance(value, int | float) else []

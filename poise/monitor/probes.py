@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +93,14 @@ class UpdateProbe:
             for name, moved_by, size in zip(known, moved, sizes, strict=True)
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """The step of the last call and what was kept of the weights."""
+        return {"step": self._step, "before": dict(self._before)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._step, self._before = state["step"], dict(state["before"])
+
 
 def _sampled(weight: Tensor) -> Tensor:
     flat = weight.detach().reshape(-1)
@@ -110,6 +120,19 @@ class SpectrumProbe:
         with suppress(ValueError):  # no layer with a weight to decompose
             self._original = SpectrumTracker(module, 3, "original")
             self._effective = SpectrumTracker(module, 1, "effective") if normalized else None
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The singular vectors that the next call goes on from, by layer; "original" and "effective"."""
+        return {name: dict(tracker.bases) for name, tracker in self._trackers().items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from those."""
+        for name, tracker in self._trackers().items():
+            tracker.bases = dict(state[name])
+
+    def _trackers(self) -> dict[str, SpectrumTracker]:
+        named = {"original": self._original, "effective": self._effective}
+        return {name: tracker for name, tracker in named.items() if tracker is not None}
 
     @torch.no_grad()
     def measure(self, module: nn.Module) -> dict[str, dict[str, Tensor]]:

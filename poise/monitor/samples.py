@@ -17,6 +17,8 @@ from poise.monitor.probes import weights
 
 SATURATED = 4.6
 """the logit from which the sigmoid is within 1% of its end"""
+NEAREST, LARGEST = 1e-3, 1e6
+"""of the real samples' mean distance: the least that counts as one to a neighbour; and the largest ratio said"""
 
 
 def logit_signals(real: Tensor | None, fake: Tensor | None) -> dict[str, Tensor]:
@@ -45,7 +47,8 @@ def diversity(real: Tensor, fake: Tensor, most: int = 64) -> dict[str, Tensor]:
     """Of real and fake samples, flattened: scalars, each a ratio of fake to real; 1 where both are alike.
 
     ``diversity``: mean distance between two; ``neighbours``: median distance to the nearest of one's own kind;
-    ``coverage``: median distance of real samples to the nearest fake, over that to the nearest other real one.
+    ``coverage``: median distance of real samples to the nearest fake, over that to the nearest other real one. None is
+    above ``LARGEST``, so that real samples that are all alike make no infinity.
 
     Args:
         most: samples of each that are looked at.
@@ -56,13 +59,14 @@ def diversity(real: Tensor, fake: Tensor, most: int = 64) -> dict[str, Tensor]:
     real, fake = real[:n].detach().float().flatten(1), fake[:n].detach().float().flatten(1)
     far = torch.eye(n, device=real.device) * torch.finfo(torch.float32).max
     among_real, among_fake = torch.cdist(real, real), torch.cdist(fake, fake)
-    nearest_real = (among_real + far).amin(1).median()
     tiny = torch.finfo(torch.float32).tiny
-    return {
+    nearest_real = torch.maximum((among_real + far).amin(1).median(), NEAREST * among_real.mean()).clamp_min(tiny)
+    found = {
         "diversity": among_fake.sum() / among_real.sum().clamp_min(tiny),
-        "neighbours": (among_fake + far).amin(1).median() / nearest_real.clamp_min(tiny),
-        "coverage": torch.cdist(real, fake).amin(1).median() / nearest_real.clamp_min(tiny),
+        "neighbours": (among_fake + far).amin(1).median() / nearest_real,
+        "coverage": torch.cdist(real, fake).amin(1).median() / nearest_real,
     }
+    return {name: value.clamp_max(LARGEST) for name, value in found.items()}
 
 
 @torch.no_grad()

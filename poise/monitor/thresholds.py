@@ -20,49 +20,61 @@ class Thresholds:
     """observations of the past before anything is compared with it"""
     patience: int = 2
     """observations in a row for which a sign has to hold"""
+    learning: int = 40
+    """observations of the past after which fakes that never came near the data count as a failure; at most 64"""
     deviations: float = 6.0
     """robust standard deviations (1.4826 · MAD, of logarithms) by which a signal has to leave its past"""
     gradient_growth: float = 10.0
     """times the past's gradient norm: exploding"""
-    gradient_largest: float = 1e4
+    gradient_largest: float = 1e3
     """gradient norm of a player that no past excuses"""
+    update_growth: float = 5.0
+    """times the past's step of the weights, ‖ΔW‖/‖W‖, in half of a player's layers: exploding"""
     gradient_decay: float = 0.02
     """of the past's gradient norm: vanishing"""
     gradient_smallest: float = 1e-7
     """gradient norm of a player below which nothing is learnt"""
     hidden_decay: float = 1e-3
     """of the past's hidden-output variance: the signal is lost on its way (Lin et al. 2021)"""
-    hidden_smallest: float = 1e-10
+    hidden_smallest: float = 1e-7
     """hidden-output variance that no past excuses"""
-    separation: float = 0.99
+    separation: float = 0.95
     """probability that D ranks a real sample above a fake one, from which it may overpower"""
     saturation: float = 0.9
     """share of samples whose sigmoid is within 1% of its end, from which a separating D leaves G no gradient"""
     gap_growth: float = 4.0
     """times the past's gap between mean logits, from which a separating D runs away"""
+    gap_in_spreads: float = 3.0
+    """gap between mean logits over their standard deviation (d′), from which a separating D is too sure"""
     gap_largest: float = 10.0
     """gap between mean logits, where their spread is not known, beyond which D overpowers"""
     d_loss_smallest: float = 0.01
     """loss of D, of those that cannot be negative, below which it has nothing left to learn"""
     blindness: float = 0.03
     """how near to one half the probability of a right ranking is, in a D that may be blind"""
+    misranking: float = 0.2
+    """probability of a right ranking below which D is led: it holds fakes for the better real samples"""
     logit_spread: float = 0.01
-    """standard deviation of real logits below which D says the same of all"""
+    """standard deviation of real logits below which D says the same of all; a tenth of it, whatever the ranking"""
     logit_spread_decay: float = 0.05
     """of the past's standard deviation, likewise"""
     diversity: float = 0.3
-    """mean distance between fakes, over that between real samples, below which modes are lost"""
-    diversity_decay: float = 0.5
-    """of the past's, likewise"""
+    """mean distance between fakes, over that between real samples, below which G has not learnt to vary"""
+    diversity_decay: float = 0.7
+    """of the past's: modes are lost"""
     neighbours: float = 0.1
     """distance from a fake to its nearest fake, over the same of real samples, below which G repeats itself"""
     coverage_growth: float = 4.0
     """times the past's distance from real samples to their nearest fakes"""
+    coverage: float = 6.0
+    """distance from real samples to their nearest fakes, over the nearest real ones, from which they are far off"""
+    real_change: float = 3.0
+    """times (or the inverse of it) the past's largest entry of the real samples, beyond which no fakes are compared"""
     fake_spread: float = 0.02
     """standard deviation of fake logits over that of real ones, below which all fakes are one, images not being seen"""
     sigma_growth: float = 4.0
     """times the past's σ₀ of a layer"""
-    sigma_growth_since_start: float = 20.0
+    sigma_growth_since_start: float = 10.0
     """times σ₀ of a layer at the start"""
     sigma_largest: float = 1e4
     """σ₀ of a weight that is used as it is"""

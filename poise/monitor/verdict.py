@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,15 +11,15 @@ HEALTHY, WARMING_UP = "healthy", "warming-up"
 FAILURES = (
     "not-finite",
     "spectral-explosion",
+    "discriminator-blind",
     "spectral-collapse",
     "exploding-gradients",
-    "vanishing-gradients",
-    "discriminator-blind",
     "mode-collapse",
+    "vanishing-gradients",
     "discriminator-overpowers",
     "oscillating",
 )
-"""by name, the more particular first: of two that began together the first one is the verdict"""
+"""by name, causes before what they bring about: of those that began together the first one is the verdict"""
 VERDICTS = (HEALTHY, WARMING_UP, *FAILURES)
 
 
@@ -40,6 +42,17 @@ class Finding:
     threshold: float
     text: str
     confidence: float = 1.0
+
+
+def finding(verdict: str, signal: str, layer: str, value: float, threshold: float, text: str) -> Finding:
+    """A finding, surer the further the value is from the threshold, which is ``{}`` in the text."""
+    away = abs(math.log2(max(value, 1e-30) / threshold))
+    return Finding(verdict, signal, layer, value, threshold, text.format(f"{threshold:g}"), 1 - 0.5 ** (1 + away))
+
+
+def worst(found: Iterable[Finding]) -> Finding | None:
+    """The one of which it is surest."""
+    return max(found, key=lambda one: one.confidence, default=None)
 
 
 @dataclass(frozen=True)

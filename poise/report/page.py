@@ -143,7 +143,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 def _returned(event: Record) -> str:
     back = f"Rolled back from step {number(event.get('from'))} to {number(event.get('to'))}"
-    return f"{back}: {event.get('evidence')}; learning rates × {number(event.get('rate_scale'))} from there."
+    return f"{back}: {event.get('evidence')}; from there {event.get('change')}."
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

@@ -111,8 +111,8 @@ def gradient_maps(records: Sequence[Record]) -> list[Chart]:
             go.Heatmap(x=steps, y=names, z=rows, colorscale="Viridis", colorbar=bar, hovertemplate=hover)
         )
         axis = {"type": "category", "autorange": "reversed", "showgrid": False, "automargin": True}
-        margin = {"l": 56, "r": 28, "t": 12, "b": 48}
-        height = 110 + 18 * len(own)
+        margin = {"l": 56, "r": 28, "t": 28, "b": 48}  # room for the buttons above the colour bar
+        height = 126 + 18 * len(own)
         figure.update_layout(template="none", height=height, margin=margin, xaxis=STEP, yaxis=axis)
         caption = "First layer on top; gaps: not finite or zero."
         charts.append(

@@ -1,9 +1,9 @@
 """Checkpoints: whole or not there at all.
 
 ``checkpoints/step-N/`` holds ``generator.safetensors``, ``discriminator.safetensors``, ``ema.safetensors``,
-``optimizers.pt`` (optimizer and random state) and ``state.json`` (counters and a SHA-256 of every other file). It is
-written under a temporary name, flushed to disk and renamed; the one before it is kept. What is dropped loses its name
-before its files. Nothing is ever unpickled but through torch's ``weights_only``.
+``optimizers.pt`` (optimizer and random state), ``monitor.pt`` (what the monitor remembers) and ``state.json`` (counters
+and a SHA-256 of every other file). It is written under a temporary name, flushed to disk and renamed; the one before it
+is kept. What is dropped loses its name before its files. Nothing is unpickled but through torch's ``weights_only``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from poise.monitor.verdict import HEALTHY, WARMING_UP
 from poise.training.best import Best
+from poise.training.changes import Changes
 
 NETWORKS = ("generator", "discriminator", "ema")
 
@@ -43,23 +45,35 @@ class Progress:
     best: Best | None = None
     """the best judgement so far"""
     rollbacks: int = 0
-    """times the run returned to a checkpoint because its numbers were not finite"""
+    """times the run returned to a checkpoint"""
+    changes: Changes = field(default_factory=Changes)
+    """what is done otherwise since then"""
+    verdict: str = "healthy"
+    """the monitor's, or what it had seen a first sign of"""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the monitor had seen no sign of a failure, be it that it had no past to compare with."""
+        return self.verdict in (HEALTHY, WARMING_UP)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved: state dicts of the networks, the optimizers' and the random state, and the progress."""
+    """What is saved: state dicts of the networks, the optimizers' and the random state, the progress, the monitor."""
 
     networks: dict[str, dict[str, Tensor]]
     optimizers: dict[str, Any]
     progress: Progress
+    monitor: dict[str, Any] = field(default_factory=dict)
+    """the monitor's state; empty for a training that none watches"""
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int = 2, keep_every: int | None = None) -> Path:
     """Write ``folder/step-N`` whole, then drop what is no longer wanted. Returns its path.
 
-    Kept are the newest ``keep``, the best by the account of each of these, and those of steps that ``keep_every``
-    divides. Checkpoints of later steps are dropped: a run that saves this one went on from before them.
+    Kept are the newest ``keep``, as many newest ones that are healthy, the best by the account of each of the newest,
+    and those of steps that ``keep_every`` divides. Checkpoints of later steps are dropped: a run that saves this one
+    went on from before them.
 
     Raises:
         OSError, SafetensorError, RuntimeError: it cannot be written; nothing of it is left, and no other is touched.
@@ -106,6 +120,9 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         save_file(separate, folder / f"{name}.safetensors")
     with (folder / "optimizers.pt").open("wb") as file:  # opened here, so that a full disk is an OSError
         torch.save(checkpoint.optimizers, file)
+    if checkpoint.monitor:
+        with (folder / "monitor.pt").open("wb") as file:
+            torch.save(checkpoint.monitor, file)
     sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     state = _signed({**asdict(checkpoint.progress), "sha256": sums})
     (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -118,12 +135,19 @@ def _wanted(folder: Path, last: int, keep: int, keep_every: int | None) -> set[i
     """Steps of the checkpoints to keep after saving that of step ``last``."""
     earlier = [step for step in steps(folder) if step <= last]
     wanted = set(earlier[-keep:])
-    for step in earlier[-keep:]:
+    healthy = 0
+    for step in reversed(earlier):
+        if healthy >= keep and step not in earlier[-keep:]:
+            break
         try:
-            best = check(folder / f"step-{step}", needed=()).best
+            found = check(folder / f"step-{step}", needed=())
         except CheckpointError:
             continue
-        wanted |= {best.step} if best else set()
+        if found.best and step in earlier[-keep:]:
+            wanted.add(found.best.step)
+        if found.is_healthy and healthy < keep:
+            wanted.add(step)
+            healthy += 1
     return wanted | {step for step in earlier if keep_every and step and step % keep_every == 0}
 
 
@@ -239,13 +263,15 @@ def load(path: Path) -> Checkpoint:
     progress = check(path)
     networks = {name: load_network(path, name) for name in NETWORKS}
     optimizers = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(networks, optimizers, progress)
+    kept = path / "monitor.pt"
+    monitor = torch.load(kept, map_location="cpu", weights_only=True) if kept.exists() else {}
+    return Checkpoint(networks, optimizers, progress, monitor)
 
 
 def _progress(state: dict[str, Any]) -> Progress:
     known = {field.name: state[field.name] for field in fields(Progress) if field.name in state}
-    best = known.pop("best", None)
-    return Progress(**known, best=Best(**best) if best else None)
+    best, changes = known.pop("best", None), known.pop("changes", {})
+    return Progress(**known, best=Best(**best) if best else None, changes=Changes(**changes))
 
 
 def _signed(state: dict[str, Any]) -> dict[str, Any]:

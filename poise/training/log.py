@@ -17,7 +17,7 @@ from torchvision.utils import save_image
 from poise.data import Images
 from poise.training.disk import Disk, is_full, quiet_threads
 from poise.training.picture import picture
-from poise.training.run import cut_records, to_line, write_bytes
+from poise.training.run import cut_records, read_records, to_line, write_bytes
 
 
 class RunLog:
@@ -67,13 +67,16 @@ class RunLog:
                 board.add_image("samples", grid, step)
 
     def roll_back(self, step: int, event: dict[str, Any]) -> None:
-        """Drop all that was logged after ``step``, and log the return to it as a line of the first step done again.
+        """Drop all that was logged after ``step`` but earlier returns, and log the return to it.
 
-        That step is the line's, so that a resumed run keeps the line exactly if it starts from a later checkpoint.
+        That step is the line's: its checkpoint is written anew with what is changed, so a resumed run keeps the line.
         """
         self._close()
+        records = read_records(self.folder / "metrics.jsonl")
+        earlier = [record["rollback"] for record in records if "rollback" in record and record["step"] > step]
         self._open(step)
-        self.write({"step": step + 1, "rollback": event})
+        for one in (*earlier, event):
+            self.write({"step": step, "rollback": one})
 
     def __enter__(self) -> RunLog:
         return self

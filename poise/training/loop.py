@@ -50,7 +50,8 @@ def train(
 
     Raises:
         RecipeError, RunError, CheckpointError: one line each, before anything is trained.
-        TrainingFailed: a loss, gradient, σ or weight is not finite; the last checkpoint is from before.
+        TrainingFailed: a loss, gradient, σ or weight is not finite, or a failing verdict lasted and the run was to
+            stop; no later checkpoint is written.
         DiskFull: there is no room for a file and the run was to stop, or there was none for its last checkpoint.
         KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and a checkpoint written.
     """
@@ -87,19 +88,25 @@ def train(
 
         with stop_signals() as stop, Sitting(run, state, done, together, say, bar) as sitting:
             step = resumed_at = done.step
+            has_failed = False
             if recipe.on_failure == "rollback" and step == 0:
                 sitting.save(step)  # there is always one to return to
             while step < recipe.steps:
                 step += 1
-                signals = state.advance(step, sitting.done.rollbacks)
-                stopping = together.any(stop.is_set()) and step < recipe.steps
                 due = sitting.due(step)
-                if due["log_every"] or due["checkpoint_every"] or stopping:
-                    sitting.observe(step, signals)
-                if stopping or any(due.values()):
+                is_logged = due["log_every"] or due["checkpoint_every"]
+                is_watched = is_logged or due["monitor_every"]
+                signals = state.advance(step, is_watched)
+                stopping = together.any(stop.is_set()) and step < recipe.steps
+                if is_watched:
+                    sitting.observe(step, signals, is_logged or stopping)
+                elif stopping:
+                    sitting.log_stop(step, signals)
+                if stopping or is_logged or due["sample_every"] or due["evaluate_every"]:
                     sitting.check(step)
-                if sitting.verdict.is_fatal:
+                if sitting.has_failed(step):
                     if not sitting.may_roll_back():
+                        has_failed = True
                         break
                     step = sitting.roll_back()
                     continue
@@ -113,11 +120,13 @@ def train(
                 sitting.ticks.update()
                 if stopping:
                     break
-    sitting.write_json("diagnosis.json", sitting.verdict.to_json(), keep=step == resumed_at)
+    sitting.write_diagnosis(step, keep=step == resumed_at)
     done = sitting.done
-    if sitting.verdict.is_fatal:
+    if has_failed:
         tried = f"; rolled back {done.rollbacks} times before (max_rollbacks)" if done.rollbacks else ""
-        raise TrainingFailed(f"{sitting.verdict.evidence}; {sitting.verdict.advice}{tried}")
+        healthy = sitting.last_healthy()
+        kept = "" if healthy is None else f"; the last healthy checkpoint is that of step {healthy}"
+        raise TrainingFailed(f"{sitting.verdict.evidence}; {sitting.verdict.advice}{tried}{kept}")
     if done.step < step:
         raise DiskFull(
             f"{sitting.disk.complaint(f'the checkpoint of step {step}')}; free some, then --resume goes on from there"
@@ -142,7 +151,7 @@ def _resumed(folder: Path, state: State, say: Callable[[str], None]) -> Progress
     if not checkpoint.steps(checkpoints) and logged <= recipe.checkpoint_every:
         say("there is no checkpoint yet: starting from the first step")
         return Progress()
-    done = state.restore(checkpoints, say)
+    done = state.restore_newest(checkpoints, say)
     say(f"resuming after step {done.step}")
     if (
         state.players.processes.is_first and checkpoint.steps(checkpoints)[-1] == done.step

@@ -93,6 +93,18 @@ class Processes:
         dist.all_reduce(values)
         return dict(zip(signals, values.div_(self.count).unbind(), strict=True))
 
+    def gather(self, parts: dict[str, Tensor], most: int | None = None) -> dict[str, Tensor]:
+        """The first ``most`` samples, by default all, of batches of which every process has a part of the same size."""
+        if self.count == 1:
+            return {name: part[:most] for name, part in parts.items()}
+        whole = {}
+        for name, part in parts.items():
+            own = part[:most].contiguous()
+            found = [torch.empty_like(own) for _ in range(self.count)]
+            dist.all_gather(found, own)
+            whole[name] = torch.cat(found)[:most]
+        return whole
+
     def any(self, said: bool) -> bool:
         """Whether any process says so; no device waits."""
         if self.count == 1:

@@ -95,8 +95,12 @@ class Recipe(Section):
     """measure by which the best checkpoint is kept: its name, auto (the judge's Fréchet distance) or none"""
     on_disk_full: Literal["stop", "continue"] = "stop"
     """when there is no room to write: stop with the last checkpoint, or continue without what could not be written"""
-    on_failure: Literal["stop", "rollback"] = "stop"
-    """when a loss, gradient or weight is not finite: stop, or rollback to the last checkpoint with halved rates"""
+    monitor_every: PositiveInt = 10
+    """steps between what the monitor is shown"""
+    on_failure: Literal["warn", "stop", "rollback"] = "warn"
+    """when a failing verdict lasts: warn and go on, stop, or rollback to a healthy checkpoint with what is advised"""
+    patience: PositiveInt | None = None
+    """steps that a failing verdict has to last to be acted on; None: a twentieth of the run, at least 5 observations"""
     max_rollbacks: PositiveInt = 3
     """times a run may roll back before it stops"""
     evaluate_every: PositiveInt | None = 1_000

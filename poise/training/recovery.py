@@ -1,26 +1,83 @@
-"""Rolling back: what a run does, if asked, when its numbers are no longer finite.
+"""Acting on a verdict: how long it has to last, and which checkpoint a run returns to.
 
-It returns to its last checkpoint and goes on with both learning rates halved, over the same images and latents: their
-order is a function of the position alone, and it is the smaller steps that take another way. The number of times is
-part of every later checkpoint, so a resumed run has the same rates.
+A run returns to the last checkpoint that the monitor judged healthy, from before the first sign of the failure, and
+goes on from there with the changes that ``changes.advised`` gives, over the same images and latents again: their order
+is a function of the position alone, and it is the changes that take it another way. The checkpoint is written anew with
+them, so that from then on the run is the same whether it is stopped or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from poise.monitor import Verdict
-from poise.training.checkpoint import Progress
-from poise.training.log import NoLog, RunLog
+from poise.training import checkpoint
+from poise.training.checkpoint import CheckpointError, Progress
+from poise.training.recipe import Recipe
+
+LEAST, SHARE = 5, 20
+"""observations, and one in so many of a run's steps: the longer is how long a verdict lasts before it is acted on"""
 
 
-def rate_scale(rollbacks: int) -> float:
-    """What both learning rates are multiplied by after so many returns: 2^(−rollbacks)."""
-    return 0.5**rollbacks
+def patience(recipe: Recipe) -> int:
+    """Steps for which a failing verdict has to last, before a run stops or returns for it."""
+    return recipe.patience or max(LEAST * recipe.monitor_every, recipe.steps // SHARE)
+
+
+def failing_since(timeline: Sequence[Verdict], now: Verdict) -> int | None:
+    """The first step of the unbroken stretch of failing verdicts that ends with the one now; None where that is none.
+
+    Args:
+        timeline: verdicts that differ from the ones before them, oldest first.
+    """
+    if not now.is_failing:
+        return None
+    first = now
+    for verdict in reversed(timeline):
+        if not verdict.is_failing:
+            break
+        first = verdict
+    return first.step if first.since is None else min(first.step, first.since)
+
+
+def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None = None) -> Path:
+    """The newest whole checkpoint that was judged healthy and is from before a failure.
+
+    Args:
+        folder: of checkpoints. since: first step of the failure.
+        window: steps before that in which it may have been under way, unseen; a checkpoint from before those is better.
+        avoided: step of a checkpoint that the run returned to in vain; one from before it is better.
+
+    Raises:
+        CheckpointError: no checkpoint is whole.
+    """
+    known: dict[int, Progress] = {}
+    for step in checkpoint.steps(folder):
+        with suppress(CheckpointError):
+            known[step] = checkpoint.check(folder / f"step-{step}", needed=())
+    healthy = [step for step, done in known.items() if done.is_healthy and step < since]
+    order = sorted(healthy, key=lambda step: (step <= since - window, step), reverse=True)
+    if order[:1] == [avoided]:
+        order[:2] = order[:2][::-1]
+    for step in [*order, *(step for step in known if step not in order)]:
+        with suppress(CheckpointError):
+            checkpoint.check(folder / f"step-{step}")
+            return folder / f"step-{step}"
+    return checkpoint.newest(folder)[0]  # there is none, and it says why
+
+
+def healthy_before(folder: Path, since: int) -> int | None:
+    """Step of the newest checkpoint before ``since`` that was judged healthy; None where there is none."""
+    for step in reversed(checkpoint.steps(folder)):
+        with suppress(CheckpointError):
+            if step < since and checkpoint.check(folder / f"step-{step}", needed=()).is_healthy:
+                return step
+    return None
 
 
 @torch.no_grad()
@@ -49,22 +106,3 @@ def unsound(networks: Mapping[str, nn.Module], step: int) -> Verdict | None:
                 "lower the learning rates, normalize the discriminator (bssn), or compute in fp32",
             )
     return None
-
-
-def roll_back(
-    verdict: Verdict, done: Progress, restore: Callable[[], Progress], log: RunLog | NoLog, say: Callable[[str], None]
-) -> Progress:
-    """Return to the last checkpoint, and say so to the user and in ``metrics.jsonl``. Returns where the run stands.
-
-    Args:
-        verdict: what went wrong. done: where the run stood when it last saved.
-        restore: loads the newest checkpoint into the networks and optimizers.
-        log: from which the lines after that checkpoint are dropped.
-    """
-    back = restore()
-    back = replace(back, rollbacks=done.rollbacks + 1)
-    scale = rate_scale(back.rollbacks)
-    say(f"{verdict.evidence}: rolled back to step {back.step}, learning rates × {scale:g} from there")
-    event = {"from": verdict.step, "to": back.step, "evidence": verdict.evidence, "rate_scale": scale}
-    log.roll_back(back.step, {"number": back.rollbacks, **event})
-    return back

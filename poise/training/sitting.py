@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -13,22 +14,32 @@ from tqdm import tqdm
 
 from poise.metrics import can_judge, evaluate, has_own_measures
 from poise.metrics.generators import STEPS, held_out_source
-from poise.monitor import Monitor, Verdict
+from poise.monitor import CADENCE, Monitor, Verdict
+from poise.monitor.history import RECENT
+from poise.monitor.monitor import SHOWN
+from poise.monitor.verdict import WARMING_UP
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint
 from poise.training.best import Best, better, measure_for
+from poise.training.changes import advised
 from poise.training.checkpoint import Progress
 from poise.training.disk import Disk
 from poise.training.log import NoLog, RunLog
 from poise.training.processes import Processes
-from poise.training.recovery import roll_back
+from poise.training.recovery import checkpoint_before, failing_since, healthy_before, patience
 from poise.training.run import Run
 from poise.training.state import State
 from poise.training.step import given
 
 GRID = 64  # images in a sample grid
 POINTS = 1_000  # points in a picture of the plane
-_CADENCES = ("log_every", "sample_every", "evaluate_every", "checkpoint_every")
+LOOKED_AT = 64  # real images and fakes that the monitor looks at
+_CADENCES = ("log_every", "sample_every", "evaluate_every", "checkpoint_every", "monitor_every")
+
+
+def cadence(often: int) -> dict[str, int]:
+    """Steps between measurements, by probe of the monitor: ``often``, and multiples of it as in its ``CADENCE``."""
+    return {probe: often * every // min(CADENCE.values()) for probe, every in CADENCE.items()}
 
 
 class Sitting:
@@ -54,6 +65,11 @@ class Sitting:
         self.clock = time.perf_counter() - done.seconds
         self.best: Best | None = done.best
         self.monitor = self._watching()
+        if state.kept:
+            self.monitor.load_state_dict(state.kept)
+        self.verdict = self.monitor.verdict
+        self.failing_since = failing_since(self.monitor.timeline, self.verdict)
+        self._told: dict[str, int] = {}
         players, seed = state.players, self.recipe.seed
         shown = GRID if state.data.resolution else POINTS
         drawn = [latents(players.generator, seed, 0, shown, "grid", players.latent)]
@@ -74,10 +90,6 @@ class Sitting:
         self.log.__exit__(*failure)
         self.ticks.__exit__(*failure)
 
-    @property
-    def verdict(self) -> Verdict:
-        return self.monitor.verdict
-
     def due(self, step: int) -> dict[str, bool]:
         """What is to be done after a step, by the cadences of the recipe; all of it after the last."""
         recipe = self.recipe
@@ -86,31 +98,92 @@ class Sitting:
         due["checkpoint_every"] |= recipe.keep_every is not None and step % recipe.keep_every == 0
         return due
 
-    def observe(self, step: int, signals: dict[str, Tensor]) -> None:
-        """Log a step and judge it."""
-        gradients = self.monitor.gradient_norms("G") | self.monitor.gradient_norms("D")
-        rate = self.state.players.g_optimizer.param_groups[0]["lr"]
-        record = self.monitor.observe(step, gradients, **self.together.mean(signals), lr=rate)
-        self.log.write({**self._at(step), **record})
+    def observe(self, step: int, signals: dict[str, Tensor], is_logged: bool) -> None:
+        """Judge a step that was watched, and log it if that is due or the verdict is a new one.
+
+        The first process alone judges, all samples before it: another's rounding could make it another verdict.
+        """
+        players = self.state.players
+        logits = {name: value for name, value in players.seen.items() if name.endswith("logits")}
+        others = {name: value for name, value in players.seen.items() if name not in logits}
+        shown = self.together.gather(logits) | self.together.gather(others, LOOKED_AT)
+        players.seen = {}
+        judging = partial(self._observe, step, self.together.mean(signals), shown, is_logged)
+        self.verdict, self.failing_since = self.together.once(judging)
         images = (self.ticks.format_dict["rate"] or 0.0) * self.recipe.n_dis * self.recipe.batch_size
         self.ticks.set_postfix_str(f"{images:,.0f} images/s{self.judged}", refresh=False)
+        self._tell(step)
+
+    def _observe(
+        self, step: int, signals: dict[str, Tensor], shown: dict[str, Tensor], is_logged: bool
+    ) -> tuple[Verdict, int | None]:
+        monitor, before = self.monitor, self.monitor.verdict.name
+        gradients = monitor.gradient_norms("G") | monitor.gradient_norms("D")
+        record = monitor.observe(step, gradients, **shown, **signals, lr=self._rate())
+        if is_logged or monitor.verdict.name != before:
+            self.log.write({**self._at(step), **record})
+        return monitor.verdict, failing_since(monitor.timeline, monitor.verdict)
+
+    def log_stop(self, step: int, signals: dict[str, Tensor]) -> None:
+        """Log a step that a signal made the last one. The monitor is not shown it, as it will not be when resumed."""
+        found = {name: float(value) for name, value in self.together.mean(signals).items()}
+        self.log.write({**self._at(step), **found, "lr": self._rate(), "verdict": self.verdict.name})
 
     def check(self, step: int) -> None:
         """Let no weight that is not finite go on: it would be saved, or judged."""
-        if not self.verdict.is_fatal:
-            self.monitor.verdict = self.state.unsound(step) or self.verdict
+        found = None if self.verdict.is_fatal else self.state.unsound(step)
+        if found:
+            self.verdict = self.monitor.verdict = found
+            self.failing_since = step if self.failing_since is None else self.failing_since
+
+    def _tell(self, step: int) -> None:
+        """Say a failing verdict once, and again where it comes back after a while."""
+        if not self.verdict.is_failing or self.verdict.is_fatal:  # a fatal one is acted on at once, which is said
+            return
+        last = self._told.get(self.verdict.name)
+        if last is None or step - last > patience(self.recipe):
+            self.say(f"{self.verdict.name} at step {step}: {self.verdict.evidence}; {self.verdict.advice}")
+        self._told[self.verdict.name] = step
+
+    def has_failed(self, step: int) -> bool:
+        """Whether the run is to stop or to return: a number is not finite, or a failing verdict has lasted."""
+        if self.verdict.is_fatal:
+            return True
+        if self.recipe.on_failure == "warn" or self.failing_since is None or step == self.recipe.steps:
+            return False
+        return step - self.failing_since >= patience(self.recipe)
 
     def may_roll_back(self) -> bool:
         return self.recipe.on_failure == "rollback" and self.done.rollbacks < self.recipe.max_rollbacks
 
     def roll_back(self) -> int:
-        """Return to the last checkpoint with halved learning rates. Returns its step."""
-        restore = partial(self.state.restore, self.run.checkpoints, self.say)
-        self.done = roll_back(self.verdict, self.done, restore, self.log, self.say)
+        """Return to a healthy checkpoint, go on from it with what is advised changed, and say so. Returns its step."""
+        failed, before, rollbacks = self.verdict, self.state.changes, self.done.rollbacks
+        since = failed.step if self.failing_since is None else self.failing_since
+        avoided = before.since if rollbacks and not failed.is_fatal else None
+        window = RECENT * self.recipe.monitor_every
+        back = self.state.restore(
+            self.together.once(partial(checkpoint_before, self.run.checkpoints, since, window, avoided))
+        )
+        players, penalties = self.state.watched, self.recipe.penalties
+        changes = self.together.once(partial(advised, before, failed, players, penalties, back.step))
+        self.state.change(changes)
+        self.done = replace(back, rollbacks=rollbacks + 1, changes=changes)
         self.best = self.done.best
         self.monitor = self._watching()
-        self.ticks.n = self.done.step
-        return self.done.step
+        self.verdict, self.failing_since, self._told = self.monitor.verdict, None, {}
+        self.ticks.n = back.step
+        self.done = self.together.once(partial(self._save, self.done))
+        self.say(f"{failed.evidence}: rolled back to step {back.step}, from there {changes}")
+        event = {"number": rollbacks + 1, "from": failed.step, "to": back.step, "verdict": failed.name}
+        event |= {"evidence": failed.evidence, "change": str(changes), **asdict(changes)}
+        self.log.roll_back(back.step, event)
+        return back.step
+
+    def last_healthy(self) -> int | None:
+        """Step of the newest checkpoint judged healthy before what is failing now; None where there is none."""
+        since = self.verdict.step if self.failing_since is None else self.failing_since
+        return healthy_before(self.run.checkpoints, since)
 
     @torch.no_grad()
     def draw(self, step: int) -> None:
@@ -147,9 +220,18 @@ class Sitting:
     def save(self, step: int) -> None:
         """Write a checkpoint, and drop those that are no longer wanted."""
         at = self._at(step)
-        now = Progress(step, at["images"], at["seconds"], self.best, self.done.rollbacks)
+        now = Progress(step, at["images"], at["seconds"], self.best, self.done.rollbacks, self.state.changes)
         self.together.check_alike(**self.state.networks)
         self.done = self.together.once(partial(self._save, now))
+
+    def write_diagnosis(self, step: int, keep: bool) -> None:
+        """The verdict that the run ends with, and those before it; or keep the file that is there."""
+        timeline = self.monitor.timeline
+        if not timeline or timeline[-1].name != self.verdict.name:
+            timeline.append(self.verdict)
+        last = self.verdict if self.verdict.is_failing else replace(self.verdict, step=step)
+        before = {"last": step, "rollbacks": self.done.rollbacks, "timeline": [one.to_json() for one in timeline]}
+        self.write_json("diagnosis.json", {**last.to_json(), **before}, keep)
 
     def write_json(self, name: str, value: dict[str, Any], keep: bool = False) -> None:
         """Replace a JSON file of the run, or keep the one that is there."""
@@ -163,18 +245,31 @@ class Sitting:
         self.together.once(write)
 
     def _save(self, now: Progress) -> Progress:
+        monitor = self.monitor.state_dict(with_vectors=True)
+        signs = () if self.verdict.is_failing else monitor["judge"]["signs"]
+        now = replace(now, verdict=next(iter(signs), self.verdict.name))
         with self.disk.writing(f"the checkpoint of step {now.step}"):
             kept = self.recipe.keep_checkpoints, self.recipe.keep_every
-            checkpoint.save(self.run.checkpoints, self.state.snapshot(now), *kept)
+            checkpoint.save(self.run.checkpoints, self.state.snapshot(now, monitor), *kept)
             return now
         return self.done  # there was no room, and the run goes on without
 
     def _watching(self) -> Monitor:
-        """A monitor that begins where the run stands."""
-        players = self.state.players
-        monitor = Monitor(generator=players.generator, discriminator=players.discriminator)
-        monitor.verdict = Verdict("healthy", self.done.step)
+        """A monitor that begins where the run stands, at the recipe's cadence."""
+        players, seed = self.state.players, self.recipe.seed
+        drawn = [latents(players.generator, seed, 0, SHOWN, "monitor", players.latent)]
+        drawn += given(labels(players.generator, seed, 0, SHOWN, stream="monitor-label"))
+        monitor = Monitor(
+            generator=players.generator,
+            discriminator=players.discriminator,
+            every=cadence(self.recipe.monitor_every),
+            latents=[tensor.to(players.device) for tensor in drawn],
+        )
+        monitor.verdict = Verdict(WARMING_UP, self.done.step, since=self.done.step)
         return monitor
+
+    def _rate(self) -> float:
+        return float(self.state.players.g_optimizer.param_groups[0]["lr"])
 
     def _at(self, step: int) -> dict[str, Any]:
         images = step * self.recipe.n_dis * self.recipe.batch_size

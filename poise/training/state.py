@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,13 @@ from poise.losses import LOSSES
 from poise.monitor import Verdict
 from poise.penalties import PENALTIES, Lazy
 from poise.training import checkpoint
+from poise.training.changes import Changes, Clamps
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.ema import Ema
 from poise.training.optimizers import build_optimizer, rate_factor
 from poise.training.processes import Processes
 from poise.training.recipe import Recipe
-from poise.training.recovery import rate_scale, unsound
+from poise.training.recovery import unsound
 from poise.training.run import build_latent
 from poise.training.sections import Choice, Optimizer, RecipeError
 from poise.training.step import Players
@@ -34,6 +36,13 @@ class State:
     data: Images
     players: Players
     ema: Ema
+    changes: Changes = field(default_factory=Changes)
+    """what is done otherwise than the recipe says, after returns to a checkpoint"""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """the monitor's state in the checkpoint restored last"""
+
+    def __post_init__(self) -> None:
+        self._clamps = Clamps({}, {})
 
     @classmethod
     def start(
@@ -77,17 +86,22 @@ class State:
             "ema": self.ema.module,
         }
 
-    def advance(self, step: int, rollbacks: int) -> dict[str, Tensor]:
+    @property
+    def watched(self) -> dict[str, nn.Module]:
+        """The two players, by the names the monitor gives them."""
+        return {"G": self.players.generator, "D": self.players.discriminator}
+
+    def advance(self, step: int, is_watched: bool = False) -> dict[str, Tensor]:
         """Step number ``step``: the discriminator's updates, the generator's, the average. Returns the last signals.
 
         Args:
-            rollbacks: returns so far, each of which halves the learning rates.
+            is_watched: leave what the discriminator saw last in ``players.seen``.
         """
         recipe, players = self.recipe, self.players
-        self._set_learning_rates(
-            rate_scale(rollbacks) * rate_factor(step, recipe.steps, recipe.lr_schedule, recipe.lr_warmup)
-        )
-        for update in range((step - 1) * recipe.n_dis, step * recipe.n_dis):
+        self._set_learning_rates(rate_factor(step, recipe.steps, recipe.lr_schedule, recipe.lr_warmup))
+        last = step * recipe.n_dis - 1
+        for update in range((step - 1) * recipe.n_dis, last + 1):
+            players.is_watched = is_watched and update == last
             signals = discriminator_update(players, self.data, recipe, update)
         signals |= generator_update(players, self.data, recipe, step - 1)
         self.ema.update(players.generator, step)
@@ -95,40 +109,58 @@ class State:
 
     def unsound(self, step: int) -> Verdict | None:
         """A verdict if any weight or statistic is not finite."""
-        return unsound({"G": self.players.generator, "D": self.players.discriminator, "EMA": self.ema.module}, step)
+        return unsound({**self.watched, "EMA": self.ema.module}, step)
 
-    def snapshot(self, done: Progress) -> Checkpoint:
-        """All of it, as it is saved."""
+    def snapshot(self, done: Progress, monitor: dict[str, Any] | None = None) -> Checkpoint:
+        """All of it, as it is saved, with the state of the monitor that looks on."""
         return Checkpoint(
             {name: network.state_dict() for name, network in self.networks.items()},
             {
                 "generator": self.players.g_optimizer.state_dict(),
                 "discriminator": self.players.d_optimizer.state_dict(),
                 "random": torch.get_rng_state(),  # for networks that draw noise; latents and data need none
+                **({"clamps": vectors} if (vectors := self._clamps.vectors()) else {}),
             },
             done,
+            monitor or {},
         )
 
-    def restore(self, checkpoints: Path, say: Callable[[str], None]) -> Progress:
+    def restore_newest(self, checkpoints: Path, say: Callable[[str], None]) -> Progress:
         """Become what the newest whole checkpoint holds. Raises CheckpointError where there is none."""
         path, complaints = checkpoint.newest(checkpoints)
         for complaint in complaints:
             say(complaint)
+        return self.restore(path)
+
+    def restore(self, path: Path) -> Progress:
+        """Become what a checkpoint holds."""
         saved = checkpoint.load(path)
         for name, network in self.networks.items():
             network.load_state_dict(saved.networks[name])
         self.players.g_optimizer.load_state_dict(saved.optimizers["generator"])
         self.players.d_optimizer.load_state_dict(saved.optimizers["discriminator"])
+        self.change(saved.progress.changes, saved.optimizers.get("clamps"))
         torch.set_rng_state(saved.optimizers["random"])
+        self.kept = saved.monitor
         return saved.progress
 
+    def change(self, changes: Changes, vectors: Mapping[str, Tensor] | None = None) -> None:
+        """Go on with these changes to the recipe.
+
+        Args:
+            vectors: of clamped layers, where they go on from a checkpoint.
+        """
+        self.changes = changes
+        self.players.penalties = _penalties(changes.penalties(self.recipe.penalties))
+        self._clamps = Clamps(self.watched, changes.clamps, vectors)
+
     def _set_learning_rates(self, factor: float) -> None:
-        for optimizer, settings in (
-            (self.players.g_optimizer, self.recipe.g_optimizer),
-            (self.players.d_optimizer, self.recipe.d_optimizer),
+        for optimizer, settings, changed in (
+            (self.players.g_optimizer, self.recipe.g_optimizer, self.changes.g_rate),
+            (self.players.d_optimizer, self.recipe.d_optimizer, self.changes.d_rate),
         ):
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * factor
+                group["lr"] = settings.lr * factor * changed
 
 
 def _optimizer(module: nn.Module, settings: Optimizer, field: str) -> torch.optim.Optimizer:

@@ -48,6 +48,11 @@ class Players:
     """distribution of the latents"""
     processes: Processes = field(default_factory=Processes)
     """that train them together"""
+    is_watched: bool = False
+    """whether the discriminator's update leaves what it saw in ``seen``"""
+    seen: dict[str, Tensor] = field(default_factory=dict)
+    """real and fake images before augmentation, with labels where there are any, and D's logits: as the monitor takes
+    them, of the last update that was watched, of its last part"""
 
     def __post_init__(self) -> None:
         self.generate: Callable[..., Tensor] = self.generator
@@ -109,7 +114,8 @@ def discriminator_gradients(
     with players.autocast():
         with torch.no_grad():
             fake = players.generate(z, *given(fake_y)).float()
-        images, fake = players.shown(to_float(real), u), players.shown(fake, fake_u)
+        plain = to_float(real), fake
+        images, fake = players.shown(plain[0], u), players.shown(fake, fake_u)
         if players.one_pass:
             batch = torch.cat([images, fake])
             if batch.ndim == 4:  # points in the plane have no channels
@@ -132,6 +138,10 @@ def discriminator_gradients(
         for penalty in players.penalties:
             if penalty.is_due(update):
                 total = total + penalty(update, players.discriminator, images, fake, y, fake_y)
+    if players.is_watched:
+        shown = {"real": plain[0], "fake": plain[1], "real_logits": real_logits, "fake_logits": fake_logits}
+        known = {name: label for name, label in (("real_y", y), ("fake_y", fake_y)) if label is not None}
+        players.seen = {name: tensor.detach() for name, tensor in (shown | known).items()}
     if part[0] == 0:
         players.d_optimizer.zero_grad()
     (total / part[1]).backward()

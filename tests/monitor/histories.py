@@ -30,7 +30,9 @@ def healthy(seed: int = 0) -> list[Record]:
                 **{"real_logit": real, "fake_logit": fake, "logit_gap": real - fake, "ranking": 0.85},
                 **{"real_logit_std": about(1.0), "fake_logit_std": about(0.9), "saturation": 0.02},
                 **{"diversity": about(0.95, 0.03), "neighbours": about(0.9, 0.05), "coverage": about(1.2, 0.05)},
+                **{"feature_diversity": about(1.0, 0.05), "largest_real": 1.0},
                 "gradient_norm": {layer: about(0.5, 0.2) for layer in LAYERS},
+                "update_ratio": {layer: about(0.005, 0.2) for layer in LAYERS},
                 "sigma": {layer: 1.5 * (1 + place / LENGTH) * about(1, 0.02) for layer in LAYERS},
                 "stable_rank": {layer: about(12 / (1 + place / LENGTH), 0.02) for layer in LAYERS},
                 "hidden_variance": {layer: about(0.8) for layer in LAYERS},
@@ -87,6 +89,7 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
     ),
     "gradients thirtyfold": ("exploding-gradients", _all("gradient_norm", 30)),
     "gradients beyond all": ("exploding-gradients", _all("gradient_norm", 1e6)),
+    "the weights of both take great steps": ("exploding-gradients", _all("update_ratio", 10)),
     "no gradient": ("vanishing-gradients", _all("gradient_norm", 0.0)),
     "a layer without gradient": ("vanishing-gradients", _layer("gradient_norm", "G.linear", lambda *_: 1e-4)),
     "a layer that gives the same to all": (
@@ -94,6 +97,12 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
         _layer("hidden_variance", "D.conv", lambda variance, _: variance * 1e-5),
     ),
     "D tells all": ("discriminator-overpowers", _won),
+    "D tells all by far": ("discriminator-overpowers", _scalar(ranking=lambda *_: 0.99, logit_gap=lambda *_: 5.0)),
+    "D is led by the nose": ("discriminator-blind", _scalar(ranking=lambda *_: 0.02)),
+    "D's logits differ by nothing": (
+        "discriminator-blind",
+        _scalar(**dict.fromkeys(("real_logit_std", "fake_logit_std", "logit_gap"), lambda *_: 1e-4)),
+    ),
     "D says the same of all": (
         "discriminator-blind",
         _scalar(

@@ -12,7 +12,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from poise import cli
-from poise.monitor import diagnose
+from poise.monitor import Verdict, diagnose
 from poise.monitor.logs import parse_names, read_log
 from tests.monitor.histories import PATTERNS, healthy, pattern
 
@@ -138,3 +138,26 @@ def test_names_are_pairs() -> None:
 def test_a_number_that_is_not_finite_needs_no_past(tmp_path: Path) -> None:
     records = [{"step": 1, "d_loss": 1.0}, {"step": 2, "d_loss": math.inf}]
     assert diagnose(lines(tmp_path / "log.jsonl", records)).verdict.name == "not-finite"
+
+
+def test_of_a_run_of_ours_the_verdicts_are_those_its_monitor_gave(tmp_path: Path) -> None:
+    """Which saw more than was logged; but not where the log has gone on since."""
+    records = [{**record, "verdict": "healthy"} for record in healthy()[:4]]
+    lines(tmp_path / "metrics.jsonl", records)
+    last = records[-1]["step"]
+    verdicts = [
+        Verdict("warming-up", 1, since=1),
+        Verdict("oscillating", 25, "it swings", "hold it", "d_loss", since=20, confidence=0.75),
+    ]
+    kept = {**verdicts[-1].to_json(), "last": last, "rollbacks": 0, "timeline": [one.to_json() for one in verdicts]}
+    (tmp_path / "diagnosis.json").write_text(json.dumps(kept))
+    found = diagnose(tmp_path)
+    assert found.verdict == verdicts[-1]
+    assert [stretch.verdict.name for stretch in found.timeline] == ["warming-up", "oscillating"]
+    assert found.timeline[-1].last == last
+    assert cli.main(["doctor", str(tmp_path)]) == 1
+    for changed in ({**kept, "last": last - 1}, {**kept, "timeline": []}, {"verdict": "healthy"}):
+        (tmp_path / "diagnosis.json").write_text(json.dumps(changed))
+        assert diagnose(tmp_path).verdict.name == "warming-up"
+    (tmp_path / "diagnosis.json").write_text("{")
+    assert cli.main(["doctor", str(tmp_path)]) == 0

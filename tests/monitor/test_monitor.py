@@ -289,3 +289,38 @@ def test_a_wrapped_network_is_watched_by_its_own_names(wrap: str) -> None:
     plain = networks()[1]
     wrapped = torch.compile(plain) if wrap == "compile" else nn.DataParallel(plain)
     assert Monitor(discriminator=wrapped).networks["D"] is plain  # type: ignore[arg-type]
+
+
+def test_real_samples_that_are_alike_are_no_failure() -> None:
+    """A batch of a small set may hold an image twice: there is no distance to compare with, and nothing is broken."""
+    monitor = watched()
+    record = monitor.observe(1, real=torch.ones(8, 2), fake=torch.randn(8, 2))
+    assert not {"neighbours", "coverage"} & record.keys()
+    assert record["verdict"] == "warming-up"
+
+
+def test_the_generator_is_shown_the_latents_given() -> None:
+    generator, discriminator = networks()
+    monitor = Monitor(generator=generator, discriminator=discriminator, latents=(torch.full((9, 4), 3.0),))
+    record = monitor.observe(1)
+    hidden = generator[0](torch.full((9, 4), 3.0)).var(correction=0)
+    assert record["hidden_variance"]["G.0"] == pytest.approx(hidden.item(), rel=1e-5)
+
+
+def test_a_monitor_resumed_with_its_vectors_measures_bit_for_bit_alike() -> None:
+    """Without them, spectra are found anew, which is right but not the same."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Linear(40, 48), nn.Linear(48, 40))
+    first = Monitor(generator=wide, every=1)
+
+    def moved(step: int) -> None:
+        for weight in wide.parameters():
+            weight.data.add_(0.01 * torch.sin(step + torch.arange(weight.numel()).view_as(weight)))
+
+    for step in range(1, 4):
+        moved(step)
+        first.observe(step)
+    second = Monitor(generator=wide, every=1)
+    second.load_state_dict(first.state_dict(with_vectors=True))
+    moved(4)
+    assert second.observe(4) == first.observe(4)

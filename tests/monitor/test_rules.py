@@ -96,6 +96,49 @@ def test_what_came_first_is_the_cause() -> None:
     assert "after spectral-explosion since step" in end.evidence
 
 
+def test_of_signs_that_begin_together_the_cause_is_named() -> None:
+    """Fakes that have become one leave G hardly a gradient; a median of five sees that sooner by an observation."""
+    records = healthy()
+    for since, record in enumerate(records[ONSET:]):
+        record["gradient_norm"]["G.conv"] *= 1e-3
+        record["diversity"] *= 0.01 if since else 1
+    judge = judged(records)
+    assert judge.verdict.name == "mode-collapse"
+    assert judge.verdict.since == records[ONSET + 3]["step"]
+
+
+@pytest.mark.parametrize(
+    ("ranking", "verdict"),
+    [(0.98, "discriminator-overpowers"), (0.8, "mode-collapse"), (0.5, "discriminator-blind")],
+)
+def test_fakes_that_never_came_near_are_put_down_to_who_is_the_cause(ranking: float, verdict: str) -> None:
+    records = healthy()
+    for record in records:
+        record |= {"ranking": ranking, "coverage": 12.0}
+    judge = judged(records)
+    assert set(failures(judge)) == {verdict}
+    first = next(one for one in judge.timeline if one.is_failing)
+    assert first.signal == "coverage"
+    assert first.step > records[Thresholds().learning]["step"]  # not before there was time to learn
+
+
+def test_a_layer_that_is_moved_alone_is_no_explosion_of_gradients() -> None:
+    records = healthy()
+    for record in records[ONSET:]:
+        record["update_ratio"]["D.conv"] *= 30
+    assert failures(judged(records)) == []
+
+
+def test_fakes_are_not_compared_with_real_samples_in_another_unit() -> None:
+    records = healthy()
+    for record in records[ONSET:]:
+        record |= {"largest_real": 255.0, "diversity": 0.004, "neighbours": 0.004, "coverage": 30.0}
+    assert failures(judged(records)) == []
+    for record in records:
+        del record["largest_real"]
+    assert set(failures(judged(records))) == {"mode-collapse"}
+
+
 def test_one_wild_observation_is_no_failure_and_a_passing_one_is_recovered_from() -> None:
     records = healthy()
     records[70]["gradient_norm"] = dict.fromkeys(records[70]["gradient_norm"], 1e3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import poise
-from poise.monitor.samples import as_input, diversity, hidden_variances, latents_for, lipschitz, logit_signals
+from poise.monitor.samples import LARGEST, as_input, diversity, hidden_variances, latents_for, lipschitz, logit_signals
 
 
 def discriminator(norm: str = "bssn") -> nn.Module:
@@ -70,6 +70,13 @@ def test_diversity_of_equal_fakes_is_nothing_and_of_few_is_not_measured() -> Non
     assert diversity(images(8), same)["diversity"].item() == 0
     assert diversity(images(8), same)["neighbours"].item() == 0
     assert diversity(images(2), images(8)) == {}
+
+
+def test_real_samples_that_are_alike_make_no_infinity() -> None:
+    same = torch.zeros(8, 3, 8, 8)
+    assert {value.item() for value in diversity(same, images(8)).values()} == {LARGEST}
+    pairs = images(4).repeat(2, 1, 1, 1)  # each real sample has its copy
+    assert 100 < diversity(pairs, images(8, seed=1))["coverage"].item() < LARGEST
 
 
 def test_hidden_variance_is_that_of_each_layers_output_and_features_enter_the_last() -> None:

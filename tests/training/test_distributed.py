@@ -70,6 +70,7 @@ def recipe(name: str, pictures: Path, **changes: Any) -> Recipe:
     given = CASES[name]
     data = {"name": "folder", "path": str(pictures), "resolution": given["model"]["resolution"]}
     common = {"name": "shared", "data": data, "steps": STEPS, "batch_size": 8, "device": "cpu", "precision": "fp32"}
+    common |= {"evaluate_every": None}  # an extractor, where one is installed, takes minutes
     return Recipe.parse({**common, **given, **changes})
 
 
@@ -247,6 +248,25 @@ def test_gradients_are_sent_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("poise.training.processes.BUCKET", 10)
     tensors = [torch.zeros(n) for n in (4, 6, 1, 25, 3)] + [torch.zeros(2, dtype=torch.float64)]
     assert [[t.numel() for t in bucket] for bucket in _buckets(tensors)] == [[4, 6], [1], [25], [3], [2]]
+
+
+@pytest.mark.slow
+def test_two_processes_are_judged_as_one_and_return_together(pictures: Path, tmp_path: Path) -> None:
+    """Rates at which the weights overflow: all return to the first step, twice, and then stop alike."""
+    watched = recipe(ELASTIC, pictures, **damped(ELASTIC), monitor_every=5, log_every=5)
+    failing = {"steps": 6, "log_every": 1, "on_failure": "rollback", "max_rollbacks": 2}
+    broken = recipe(ELASTIC, pictures, d_optimizer={"name": "SGD", "lr": 1e30}, **failing)
+    silently(watched, tmp_path / "one")
+    in_two((watched, tmp_path / "two", False))
+    keys = ("ranking", "real_logit_std", "diversity", "feature_diversity", "coverage", "lipschitz")
+    one, two = ([{k: r[k] for k in keys if k in r} for r in Run(tmp_path / n).records()] for n in ("one", "two"))
+    assert two == [pytest.approx(record, rel=1e-3) for record in one]
+    assert len(two) == STEPS // 5
+    with pytest.raises(AssertionError):  # both ended with an error, and neither waits for the other
+        in_two((broken, tmp_path / "broken", False))
+    ended = Run(tmp_path / "broken")
+    assert [record["rollback"]["number"] for record in ended.records() if "rollback" in record] == [1, 2]
+    assert json.loads((ended.path / "diagnosis.json").read_text())["verdict"] == "not-finite"
 
 
 if __name__ == "__main__":

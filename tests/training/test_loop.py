@@ -92,7 +92,7 @@ def not_a_number(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 def test_a_run_leaves_every_file_of_the_contract(finished: Run) -> None:
     found = set(files(finished.path))
-    networks = {"generator.safetensors", "discriminator.safetensors", "ema.safetensors", "optimizers.pt", "state.json"}
+    networks = {f"{name}.safetensors" for name in checkpoint.NETWORKS} | {"optimizers.pt", "monitor.pt", "state.json"}
     assert found == {
         *("recipe.yaml", "metrics.jsonl", "evaluation.json", "diagnosis.json", "report.html"),
         *("samples/step-000003.png", "samples/step-000006.png"),

@@ -16,7 +16,7 @@ from torch import nn
 from poise.api import train as train_and_report
 from poise.losses import LOSSES, AdversarialLoss
 from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
-from poise.training.recovery import rate_scale, unsound
+from poise.training.recovery import unsound
 
 Tiny = Callable[..., Recipe]
 ROLLBACK = {"on_failure": "rollback", "loss": "hinge", "checkpoint_every": 2, "log_every": 1}
@@ -59,22 +59,22 @@ def test_a_rolled_back_run_goes_on_with_halved_rates_and_says_so(
     fails_at(monkeypatch, 5)
     said: list[str] = []
     run = train_and_report(tiny(steps=8, **ROLLBACK), tmp_path / "run", bar=False, say=said.append)
-    assert "g_loss is nan at step 5: rolled back to step 4, learning rates × 0.5 from there" in said
+    assert "g_loss is nan at step 5: rolled back to step 4, from there learning rates × 0.5" in said
     records = [record for record in run.records() if "lr" in record]
     assert [record["step"] for record in records] == list(range(1, 9))
     assert [record["lr"] for record in records] == pytest.approx([2e-4] * 4 + [1e-4] * 4)
     assert all(record["verdict"] in ("healthy", "warming-up") for record in records)
     (event,) = [record for record in run.records() if "rollback" in record]
     assert event == {
-        "step": 5,
+        "step": 4,
         "rollback": {
-            **{"number": 1, "from": 5, "to": 4, "rate_scale": 0.5},
-            "evidence": "g_loss is nan at step 5",
+            **{"number": 1, "from": 5, "to": 4, "verdict": "not-finite", "evidence": "g_loss is nan at step 5"},
+            **{"change": "learning rates × 0.5", "g_rate": 0.5, "d_rate": 0.5, "r1": 0.0, "clamps": {}, "since": 4},
         },
     }
     assert state(run)[2].rollbacks == 1
     assert json.loads((run.path / "diagnosis.json").read_text())["verdict"] in ("healthy", "warming-up")
-    assert "Rolled back from step 5 to 4: g_loss is nan at step 5; learning rates × 0.5" in (
+    assert "Rolled back from step 5 to 4: g_loss is nan at step 5; from there learning rates × 0.5" in (
         (run.path / "report.html").read_text()
     )
 
@@ -179,7 +179,3 @@ def test_a_weight_that_only_the_check_before_saving_sees_ends_the_run(
     with pytest.raises(TrainingFailed, match=r"EMA\..* is not finite at step 3"):
         quiet(tiny(steps=5, checkpoint_every=1), tmp_path / "run")
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1, 2]
-
-
-def test_each_return_halves_the_rates() -> None:
-    assert [rate_scale(times) for times in range(4)] == [1, 0.5, 0.25, 0.125]

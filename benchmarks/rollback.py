@@ -1,0 +1,145 @@
+"""Whether going back pays: recipes that collapse, stopped, let go on, and rolled back; modes covered at the end.
+
+Each recipe is one whose fault is common, and is trained by ``poise train`` as it is with each ``on_failure``:
+
+- ``rates``: a ring of 8 Gaussians, no normalization, learning rates twenty times those it is learnt with.
+- ``saturating``: a grid of 25 Gaussians, the minimax loss, a discriminator of five updates to one and twice the rate.
+- ``unbounded``: a ring of 8 Gaussians, the Wasserstein loss with nothing that bounds the discriminator: σ grows.
+
+Judged is the averaged generator of the newest checkpoint (of the stopped run also of its last healthy one), by points
+within 3σ of a mode. What the monitor saw, and what was changed, is in the table too.
+
+    python benchmarks/rollback.py [--seeds 0 1 2] [--recipes rates saturating unbounded] [--steps 800] [--fresh]
+
+Writes ``benchmarks/results/rollback.csv`` and ``.png``; runs that are in the table already are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import RESULTS, write_csv
+
+import poise
+from poise.metrics import evaluate
+from poise.monitor import diagnose
+from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
+from poise.training.recovery import healthy_before
+
+FAST = {"lr": 4e-2, "beta1": 0.0, "beta2": 0.9}
+USUAL = {"lr": 2e-3, "beta1": 0.0, "beta2": 0.9}
+TOY = {
+    **{"model": {"name": "mlp", "width": 64, "depth": 3, "latent_dim": 2, "activation": "leaky"}, "d_norm": "none"},
+    **{"batch_size": 128, "log_every": 50, "sample_every": 10_000, "checkpoint_every": 50, "evaluate_every": None},
+    **{"ema_half_life": 50, "best_by": "none", "device": "cpu", "precision": "fp32"},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "rates": {"data": "ring2d", "loss": "non-saturating", "g_optimizer": FAST, "d_optimizer": FAST},
+    "saturating": {
+        **{"data": "grid2d", "loss": "minimax", "n_dis": 5},
+        **{"g_optimizer": USUAL, "d_optimizer": {**USUAL, "lr": 4e-3}},
+    },
+    "unbounded": {"data": "ring2d", "loss": "wasserstein", "g_optimizer": USUAL, "d_optimizer": USUAL},
+}
+WAYS = ("warn", "stop", "rollback")
+SAMPLES = 2500
+KEY = ("recipe", "seed", "way", "steps")
+
+
+def modes(run: Run, step: str | int = "newest") -> tuple[int, float]:
+    """Modes covered and share of good points, of the averaged generator of a checkpoint."""
+    found = evaluate(run.sampler(checkpoint=step, device="cpu"), run.data(), samples=SAMPLES).values
+    return int(found["modes"]), float(found["good"])
+
+
+def row(name: str, seed: int, way: str, steps: int, folder: Path) -> dict[str, Any]:
+    """Train a recipe with a seed and one way of acting, and judge what is there at its end."""
+    values = {"name": f"rollback-{name}", **TOY, **RECIPES[name], "steps": steps, "seed": seed, "on_failure": way}
+    started, out = time.perf_counter(), folder / f"{name}-{seed}-{way}"
+    try:
+        train(Recipe.parse(values), out, bar=False, say=lambda line: print("   ", line[:150], flush=True))
+        ended = "end"
+    except TrainingFailed:
+        ended = "stopped"
+    run = Run(out)
+    last = checkpoint.steps(run.checkpoints)[-1]
+    healthy = healthy_before(run.checkpoints, steps + 1)
+    covered, good = modes(run)
+    returns = [record["rollback"] for record in run.records() if "rollback" in record]
+    verdict = next((stretch.verdict for stretch in diagnose(out).timeline if stretch.verdict.is_failing), None)
+    return {
+        **{"recipe": name, "seed": seed, "way": way, "steps": steps, "ended": ended, "last_step": last},
+        **{"modes": covered, "good_points": f"{good:.3f}"},
+        "modes_healthy": modes(run, healthy)[0] if healthy is not None else "",
+        "healthy_step": "" if healthy is None else healthy,
+        "rollbacks": len(returns),
+        "verdicts": " ".join(event["verdict"] for event in returns) or (verdict.name if verdict else ""),
+        "change": returns[-1]["change"] if returns else "",
+        "seconds": f"{time.perf_counter() - started:.1f}",
+    }
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Modes covered by recipe and way: each seed a point, their mean a bar."""
+    import matplotlib.pyplot as plt
+
+    colours = {"warn": "#8a94a3", "stop": "#e08a3d", "rollback": "#3d7fe0"}
+    names = list(dict.fromkeys(one["recipe"] for one in rows))
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    for place, way in enumerate(WAYS):
+        for column, name in enumerate(names):
+            own = [int(one["modes"]) for one in rows if one["recipe"] == name and one["way"] == way]
+            x = column + 0.27 * (place - 1)
+            label = {"warn": "goes on (warn)", "stop": "stop", "rollback": "rollback"}[way] if column == 0 else None
+            axes.bar(x, sum(own) / max(1, len(own)), 0.25, color=colours[way], alpha=0.55, label=label)
+            axes.plot([x] * len(own), own, "o", color="#1c2330", markersize=4)
+    for column, name in enumerate(names):
+        total = 25 if RECIPES[name]["data"] == "grid2d" else 8
+        axes.hlines(total, column - 0.42, column + 0.42, colors="#1c2330", linestyles="dotted", linewidth=1)
+    seeds = len({one["seed"] for one in rows})
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("modes covered at the end")
+    axes.set_title(f"bars: means of {seeds} seeds, points: seeds, dotted: all modes", fontsize=9)
+    axes.legend(frameon=False)
+    figure.savefig(RESULTS / "rollback.png", dpi=150)
+
+
+def known() -> list[dict[str, Any]]:
+    path = RESULTS / "rollback.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--fresh", action="store_true", help="train again what is in the table")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = [(name, seed, way) for seed in options.seeds for name in options.recipes for way in options.ways]
+    rows = [] if options.fresh else known()
+    done = {tuple(str(one[key]) for key in KEY) for one in rows}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, seed, way in wanted:
+            if (name, str(seed), way, str(options.steps)) in done:
+                continue
+            rows.append(row(name, seed, way, options.steps, Path(folder)))
+            print("  ".join(map(str, rows[-1].values())), flush=True)
+            write_csv(rows, "rollback.csv")
+    plot(rows)
+    print(f"poise {poise.__version__}, {len(rows)} runs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Rules for the networks themselves, layer by layer: spectra, and gradients that explode or vanish."""
+
+from __future__ import annotations
+
+from poise.monitor.history import History, ratio
+from poise.monitor.rules_of_play import has_won
+from poise.monitor.thresholds import Thresholds
+from poise.monitor.verdict import Finding, finding, worst
+
+PLAYERS = {"G": "the generator", "D": "the discriminator"}
+
+
+def spectral_explosion(history: History, limits: Thresholds) -> Finding | None:
+    """σ₀ of a layer grows far beyond its past: what precedes collapse (Brock et al. 2019, section 4.1)."""
+    found = []
+    for layer, sigma in history.layers("sigma", limits.warm_up):
+        growth = ratio(sigma.now, sigma.usual())
+        if growth >= limits.sigma_growth and sigma.deviation() >= limits.deviations:
+            said = f"σ₀ of {layer} grew {growth:.1f}× in {sigma.steps_since(1.5)} steps, to {sigma.now:.3g}"
+            found.append(
+                finding("spectral-explosion", "sigma", layer, growth, limits.sigma_growth, f"{said} (limit {{}}×)")
+            )
+        since_start = ratio(sigma.now, sigma.start or sigma.now)
+        if since_start >= limits.sigma_growth_since_start:
+            said = f"σ₀ of {layer} is {since_start:.1f}× what it was at the start, {sigma.now:.3g} (limit {{}}×)"
+            found.append(
+                finding("spectral-explosion", "sigma", layer, since_start, limits.sigma_growth_since_start, said)
+            )
+    for layer, sigma in history.layers("sigma"):
+        used = history.get("effective_sigma", layer)
+        value = sigma.now if used is None else used.now
+        if value >= limits.sigma_largest:
+            said = f"σ₀ of {layer} is {value:.3g} (limit {{}})"
+            found.append(finding("spectral-explosion", "sigma", layer, value, limits.sigma_largest, said))
+    return worst(found)
+
+
+def spectral_collapse(history: History, limits: Thresholds) -> Finding | None:
+    """All singular values of a layer but the first are lost (Liu et al. 2019, arXiv 1908.10999)."""
+    found = []
+    for layer, rank in history.layers("stable_rank", limits.warm_up):
+        share = ratio(rank.now, max(rank.start or 0.0, rank.usual()))
+        if share <= limits.rank_decay and rank.now <= limits.rank_smallest:
+            said = f"the stable rank of {layer} fell to {rank.now:.3g}, {share:.2g} of what it was (limit {{}})"
+            found.append(finding("spectral-collapse", "stable_rank", layer, share, limits.rank_decay, said))
+    return worst(found)
+
+
+def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
+    """A player's gradient, or the step of most of its layers, is many times its past (Lin et al. 2021, section 3).
+
+    Of one layer alone the step is not enough: its weights may be scaled from outside.
+    """
+    found = []
+    for player, total in history.layers("gradient_total"):
+        layer, whose = _steepest(history, player, limits, up=True), PLAYERS.get(player, player)
+        if total.now >= limits.gradient_largest:
+            said = f"the gradient of {whose} is {total.now:.3g} (limit {{}}), most of it in {layer}"
+            found.append(
+                finding("exploding-gradients", "gradient_norm", layer, total.now, limits.gradient_largest, said)
+            )
+        if len(total.past) < limits.warm_up:
+            continue
+        growth = ratio(total.now, total.usual())
+        if growth >= limits.gradient_growth and total.deviation() >= limits.deviations:
+            said = f"the gradient of {whose} is {growth:.1f}× its past (limit {{}}×), most so in {layer}"
+            found.append(finding("exploding-gradients", "gradient_norm", layer, growth, limits.gradient_growth, said))
+    for player, whose in PLAYERS.items():
+        layers = [pair for pair in history.layers("update_ratio", limits.warm_up) if pair[0].startswith(f"{player}.")]
+        steps = sorted((ratio(step.now, step.usual()), layer) for layer, step in layers)
+        growth = steps[(len(steps) - 1) // 2][0] if steps else 0.0
+        if growth >= limits.update_growth:
+            moved = f"the weights of {whose} move {growth:.1f}× as far a step as before (limit {{}}×)"
+            said = f"{moved}, most so {steps[-1][1]}"
+            found.append(
+                finding("exploding-gradients", "update_ratio", steps[-1][1], growth, limits.update_growth, said)
+            )
+    return worst(found)
+
+
+def vanishing_gradients(history: History, limits: Thresholds) -> Finding | None:
+    """A layer's gradient, a player's whole one, or a layer's output has all but gone (Lin et al. 2021, section 4).
+
+    A discriminator that has told all samples apart has no gradient either; that is another failure's sign.
+    """
+    found = []
+    won = has_won(history, limits)
+    for player, total in history.layers("gradient_total"):
+        if total.now <= limits.gradient_smallest and not (player == "D" and won):
+            layer = _steepest(history, player, limits, up=False)
+            said = f"the gradient of {PLAYERS.get(player, player)} is {total.now:.3g} (limit {{}}), least in {layer}"
+            found.append(
+                finding("vanishing-gradients", "gradient_norm", layer, total.now, limits.gradient_smallest, said)
+            )
+    for layer, norm in history.layers("gradient_norm", limits.warm_up):
+        share = ratio(norm.now, norm.usual())
+        gone = share <= limits.gradient_decay and norm.deviation() <= -limits.deviations
+        if gone and not (layer.startswith("D.") and won):
+            said = f"the gradient of {layer} fell to {norm.now:.3g}, {share:.2g} of its past (limit {{}})"
+            found.append(finding("vanishing-gradients", "gradient_norm", layer, share, limits.gradient_decay, said))
+    for layer, hidden in history.layers("hidden_variance"):
+        share = ratio(hidden.now, hidden.usual()) if len(hidden.past) >= limits.warm_up else 1.0
+        fell = share <= limits.hidden_decay
+        if fell or hidden.now <= limits.hidden_smallest:
+            value, limit = (share, limits.hidden_decay) if fell else (hidden.now, limits.hidden_smallest)
+            fallen = f", {share:.2g} of its past" if fell else ""
+            said = f"the output of {layer} has a variance of {hidden.now:.3g}{fallen} (limit {{}})"
+            found.append(finding("vanishing-gradients", "hidden_variance", layer, value, limit, said))
+    return worst(found)
+
+
+def _steepest(history: History, player: str, limits: Thresholds, up: bool) -> str:
+    """The player's layer whose gradient left its past furthest; while there is no past, the largest (smallest)."""
+    sign = 1 if up else -1
+    own = {layer: one for layer, one in history.layers("gradient_norm") if layer.startswith(f"{player}.")}
+
+    def rank(layer: str) -> tuple[bool, float]:
+        one = own[layer]
+        known = len(one.past) >= limits.warm_up
+        return known, sign * (one.deviation() if known else one.now)
+
+    return max(own, key=rank, default="")

@@ -1,0 +1,196 @@
+"""Rules for how the two players stand to each other: by logits, losses, and fakes beside real samples."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+from poise.monitor.history import WINDOW, History, Series, detrended, ratio
+from poise.monitor.thresholds import Thresholds
+from poise.monitor.verdict import Finding, finding, worst
+
+
+def discriminator_overpowers(history: History, limits: Thresholds) -> Finding | None:
+    """D tells every sample, and more and more surely: its judgement no longer says where to go.
+
+    So it is, too, where it has told them all along and fakes have never come near the data.
+    """
+    gap, ranking, saturation = (history.get(signal) for signal in ("logit_gap", "ranking", "saturation"))
+    growth = 0.0
+    if gap is not None and len(gap.past) >= limits.warm_up:
+        growth = ratio(gap.now, gap.usual()) if gap.now > 0 and gap.deviation() >= limits.deviations else 0.0
+    if ranking is not None:
+        if ranking.now < limits.separation:
+            return None
+        told = f"the discriminator ranks {ranking.now:.1%} of pairs rightly"
+        if saturation is not None and saturation.now >= limits.saturation:
+            said = f"{told} and its sigmoid is saturated for {saturation.now:.0%} of samples (limit {{}})"
+            return finding("discriminator-overpowers", "saturation", "", saturation.now, limits.saturation, said)
+        if growth >= limits.gap_growth:
+            said = f"{told}, and the gap of the mean logits is {growth:.1f}× its past (limit {{}}×)"
+            return finding("discriminator-overpowers", "logit_gap", "", growth, limits.gap_growth, said)
+        spreads = _gap_in_spreads(history)
+        if spreads >= limits.gap_in_spreads and len(ranking.past) >= limits.warm_up:
+            said = f"{told}, and the mean logits lie {spreads:.1f} of their standard deviations apart (limit {{}})"
+            return finding("discriminator-overpowers", "logit_gap", "", spreads, limits.gap_in_spreads, said)
+        far = _far_off(history, limits)
+        if far is not None and ranking.usual() >= limits.separation:
+            return replace(far, verdict="discriminator-overpowers", text=f"{told}, as before, while {far.text}")
+        return None
+    if gap is not None and gap.now >= limits.gap_largest and growth >= limits.gap_growth:
+        said = f"the gap of the mean logits is {gap.now:.3g}, {growth:.1f}× its past (limit {{}}×)"
+        return finding("discriminator-overpowers", "logit_gap", "", growth, limits.gap_growth, said)
+    loss = history.get("d_loss", past=limits.warm_up)
+    if loss is not None and 0 <= loss.now <= limits.d_loss_smallest and min(loss.past) >= 0:
+        said = f"the discriminator's loss is {loss.now:.3g} (limit {{}})"
+        return finding("discriminator-overpowers", "d_loss", "", loss.now, limits.d_loss_smallest, said)
+    return None
+
+
+def discriminator_blind(history: History, limits: Thresholds) -> Finding | None:
+    """D says the same of all samples, or what is no better than chance: G is told nothing, or the wrong way.
+
+    Near the equilibrium it is chance as well; only while fakes are far off it should not be.
+    """
+    ranking, spread = history.get("ranking"), history.get("real_logit_std")
+    if ranking is not None and len(ranking.past) >= limits.warm_up and ranking.now <= limits.misranking:
+        said = f"the discriminator ranks {ranking.now:.1%} of pairs rightly (limit {{}}): it holds fakes for real"
+        return finding("discriminator-blind", "ranking", "", ranking.now, limits.misranking, said)
+    far = _far_off(history, limits)
+    if far is not None and ranking is not None and abs(ranking.usual() - 0.5) <= limits.blindness:
+        told = f"the discriminator ranks {ranking.usual():.1%} of pairs rightly, while {far.text}"
+        return replace(far, verdict="discriminator-blind", text=told)
+    if spread is None:
+        return None
+    widest = max([spread.now, *(abs(one.now) for one in _of(history, "fake_logit_std", "logit_gap"))])
+    if widest <= limits.logit_spread / 10:
+        said = f"the discriminator's logits differ by {widest:.3g} at most (limit {{}})"
+        return finding("discriminator-blind", "real_logit_std", "", widest, limits.logit_spread / 10, said)
+    if ranking is not None and abs(ranking.now - 0.5) > limits.blindness:
+        return None
+    gap, logit = history.get("logit_gap"), history.get("real_logit")
+    if ranking is None and gap is not None and logit is not None and abs(gap.now) > spread.now / 4:
+        return None
+    if spread.now <= limits.logit_spread:
+        said = f"the discriminator's logits have a standard deviation of {spread.now:.3g} (limit {{}})"
+        return finding("discriminator-blind", "real_logit_std", "", spread.now, limits.logit_spread, said)
+    if len(spread.past) >= limits.warm_up:
+        share = ratio(spread.now, spread.usual())
+        if share <= limits.logit_spread_decay and spread.deviation() <= -limits.deviations:
+            said = f"the standard deviation of the discriminator's logits fell to {share:.2g} of its past (limit {{}})"
+            return finding("discriminator-blind", "real_logit_std", "", share, limits.logit_spread_decay, said)
+    return None
+
+
+def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
+    """Fakes are more alike than they were, or lie away from ever more of the real samples.
+
+    Or they never learnt to be otherwise, and nothing says that D is the cause. All of it is told by ratios to real
+    samples, so nothing is said of real samples that have become other ones.
+    """
+    if _real_samples_changed(history, limits):
+        return None
+    found = []
+    for signal in ("diversity", "feature_diversity"):
+        spread = history.get(signal, past=limits.warm_up)
+        if spread is None:
+            continue
+        where = "" if signal == "diversity" else " in the discriminator's features"
+        share = ratio(spread.now, spread.usual())
+        if share <= limits.diversity_decay and spread.deviation() <= -limits.deviations:
+            said = f"the distance between fakes{where} fell to {share:.2g} of its past (limit {{}})"
+            found.append(finding("mode-collapse", signal, "", share, limits.diversity_decay, said))
+    near = history.get("neighbours", past=limits.warm_up)
+    long = near is not None and (near.usual() >= 2 * limits.neighbours or len(near.past) >= limits.learning)
+    if near is not None and long and near.now <= limits.neighbours:
+        said = f"a fake's nearest fake is {near.now:.2g} as far as a real sample's nearest real one (limit {{}})"
+        found.append(finding("mode-collapse", "neighbours", "", near.now, limits.neighbours, said))
+    coverage = history.get("coverage", past=limits.warm_up)
+    if coverage is not None:
+        growth = ratio(coverage.now, coverage.usual())
+        if growth >= limits.coverage_growth and coverage.deviation() >= limits.deviations:
+            said = f"real samples lie {growth:.1f}× as far from their nearest fakes as before (limit {{}}×)"
+            found.append(finding("mode-collapse", "coverage", "", growth, limits.coverage_growth, said))
+    fake, real = history.get("fake_logit_std", past=limits.warm_up), history.get("real_logit_std")
+    if history.get("diversity") is None and fake is not None and real is not None:
+        share = ratio(fake.now, real.now)
+        if share <= limits.fake_spread and real.now > limits.logit_spread:
+            said = f"logits of fakes spread {share:.2g} as far as those of real samples (limit {{}})"
+            found.append(finding("mode-collapse", "fake_logit_std", "", share, limits.fake_spread, said))
+    far, ranking = _far_off(history, limits), history.get("ranking")
+    if far is not None and (ranking is None or ranking.usual() < limits.separation):
+        found.append(far)
+    return worst(found)
+
+
+def oscillating(history: History, limits: Thresholds) -> Finding | None:
+    """A loss or mean logit swings, slowly and ever more widely, or both logits circle together."""
+    found = []
+    for signal, swing in history.layers("swing", limits.warm_up):
+        growth = ratio(swing.now, swing.usual())
+        if growth >= limits.swing_growth and _swings(detrended(history.windows[signal]), limits):
+            said = f"{signal} swings {growth:.1f}× as widely as before (limit {{}}×)"
+            found.append(finding("oscillating", signal, "", growth, limits.swing_growth, said))
+    real, fake = (history.windows.get(signal, []) for signal in ("real_logit", "fake_logit"))
+    if len(real) == len(fake) == WINDOW:
+        both = detrended([(r + f) / 2 for r, f in zip(real, fake, strict=True)])
+        width = statistics.pstdev(both)
+        times = ratio(width, statistics.median(abs(r - f) for r, f in zip(real, fake, strict=True)))
+        if width >= 1 and times >= limits.swing_of_both and _swings(both, limits):
+            said = f"the mean logits of real and fake swing together, by {times:.1f}× their gap (limit {{}}×)"
+            found.append(finding("oscillating", "real_logit", "", times, limits.swing_of_both, said))
+    return worst(found)
+
+
+def has_won(history: History, limits: Thresholds) -> bool:
+    ranking = history.get("ranking")
+    return ranking is not None and ranking.now >= limits.separation
+
+
+def _far_off(history: History, limits: Thresholds) -> Finding | None:
+    """Fakes that are alike, or far from the data, after so long, and were no better before; by itself mode collapse."""
+    for signal, limit in (("coverage", limits.coverage), ("diversity", limits.diversity)):
+        series = history.get(signal, past=limits.learning)
+        if series is None:
+            continue
+        if signal == "coverage" and min(series.now, series.usual()) >= limit:
+            said = f"real samples lie {series.now:.2g}× as far from a fake as from each other (limit {{}}×), as before"
+            return finding("mode-collapse", signal, "", series.now, limit, said)
+        if signal == "diversity" and max(series.now, series.usual()) <= limit:
+            said = f"fakes are {series.now:.2g} as far apart as real samples (limit {{}}), as before"
+            return finding("mode-collapse", signal, "", series.now, limit, said)
+    return None
+
+
+def _real_samples_changed(history: History, limits: Thresholds) -> bool:
+    largest = history.get("largest_real", past=limits.warm_up)
+    if largest is None:
+        return False
+    change = ratio(largest.now, largest.usual())
+    return not 1 / limits.real_change < change < limits.real_change
+
+
+def _gap_in_spreads(history: History) -> float:
+    """The gap between mean logits over the root mean square of both standard deviations: d′ of signal detection."""
+    gap, real, fake = (history.get(name) for name in ("logit_gap", "real_logit_std", "fake_logit_std"))
+    if gap is None or real is None or fake is None:
+        return 0.0
+    return ratio(gap.now, math.hypot(real.now, fake.now) / math.sqrt(2)) if gap.now > 0 else 0.0
+
+
+def _of(history: History, *signals: str) -> list[Series]:
+    return [found for found in map(history.get, signals) if found is not None]
+
+
+def _swings(values: Sequence[float], limits: Thresholds) -> bool:
+    """Whether values (mean 0) cross from one side to the other often enough, and smoothly, unlike noise."""
+    spread = statistics.pstdev(values)
+    if spread == 0:
+        return False
+    changes = statistics.fmean((b - a) ** 2 for a, b in itertools.pairwise(values)) / spread**2
+    sides = [value > 0 for value in values if abs(value) > spread / 2]
+    crossings = sum(a != b for a, b in itertools.pairwise(sides))
+    return changes <= limits.swing_smoothness and crossings >= limits.swings

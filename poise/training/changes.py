@@ -1,0 +1,117 @@
+"""What a run does otherwise after it returned to a checkpoint: slower rates, a stronger R1, layers whose σ₀ is held.
+
+The changes are part of every later checkpoint, so that a resumed run is the one that was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from poise.monitor.advice import REMEDIES
+from poise.monitor.probes import weights
+from poise.monitor.verdict import Verdict
+from poise.norms import SigmaClamp
+from poise.norms.updates import watch
+from poise.spectra.power import as_matrix
+from poise.training.sections import Choice
+
+R1_FIRST, R1_TIMES, R1_MOST = 0.1, 10.0, 100.0
+"""γ of an R1 that is added, by which it is raised, and where that ends: two returns span the usual 0.1 to 10"""
+HEADROOM = 1.5
+"""times σ₀ in the checkpoint, where a clamped layer's is held: some growth is part of learning"""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All that was changed since the run began; none by default."""
+
+    g_rate: float = 1.0
+    """factor of the generator's learning rate"""
+    d_rate: float = 1.0
+    """factor of the discriminator's"""
+    r1: float = 0.0
+    """γ of R1, in place of the recipe's; 0: as the recipe has it"""
+    clamps: Mapping[str, float] = field(default_factory=dict)
+    """most that σ₀ of a trained weight may be, by layer, "G.…" or "D.…" """
+    since: int = 0
+    """step of the checkpoint from which they hold"""
+
+    def penalties(self, given: Sequence[Choice]) -> list[Choice]:
+        """The discriminator's penalties, with R1 as it is now."""
+        if not self.r1:
+            return list(given)
+        others = [choice for choice in given if choice.name != "r1"]
+        own = next((choice.options for choice in given if choice.name == "r1"), {})
+        return [*others, Choice(name="r1", **{**own, "gamma": self.r1})]
+
+    def __str__(self) -> str:
+        said = []
+        if self.g_rate == self.d_rate != 1:
+            said.append(f"learning rates × {self.g_rate:g}")
+        else:
+            rates = (("generator", self.g_rate), ("discriminator", self.d_rate))
+            said += [f"the {player}'s learning rate × {rate:g}" for player, rate in rates if rate != 1]
+        said += [f"R1 with γ = {self.r1:g}"] if self.r1 else []
+        said += [f"σ₀ of {layer} at most {level:.3g}" for layer, level in self.clamps.items()]
+        return ", ".join(said) or "nothing changed"
+
+
+def advised(
+    before: Changes, verdict: Verdict, networks: Mapping[str, nn.Module], penalties: Sequence[Choice], step: int
+) -> Changes:
+    """The changes after a return for ``verdict``: those before it and what the advice of it asks for.
+
+    Args:
+        networks: "G" and "D" as they are in the checkpoint. penalties: the recipe's. step: of the checkpoint.
+    """
+    remedy = REMEDIES[verdict.name]
+    r1, clamps = before.r1, dict(before.clamps)
+    if remedy.r1:
+        own = next((float(choice.options.get("gamma", 10.0)) for choice in penalties if choice.name == "r1"), 0.0)
+        r1 = min(R1_MOST, max(R1_FIRST, R1_TIMES * (r1 or own)))
+    player, _, name = verdict.layer.partition(".")
+    if remedy.clamp and player in networks and name in weights(networks[player]):
+        weight, row_dim = weights(networks[player])[name]
+        sigma = torch.linalg.matrix_norm(as_matrix(weight.detach(), row_dim).float(), 2)
+        level = HEADROOM * float(sigma)
+        clamps[verdict.layer] = min(level, clamps.get(verdict.layer, level))
+    rates = {"g_rate": before.g_rate * remedy.g_rate, "d_rate": before.d_rate * remedy.d_rate}
+    return replace(before, **rates, r1=r1, clamps=clamps, since=step)
+
+
+class Clamps:
+    """Holds σ₀ of layers' trained weights after each optimizer step (Brock et al. 2019, section 4.1).
+
+    Args:
+        networks: "G" and "D". levels: by layer, as in ``Changes``; layers that are not there are passed over.
+        vectors: by layer what ``vectors`` gave, to go on from.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        levels: Mapping[str, float],
+        vectors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.held: dict[str, SigmaClamp] = {}
+        for layer, level in levels.items():
+            player, _, name = layer.partition(".")
+            found = weights(networks[player]).get(name) if player in networks else None
+            if found is None:
+                continue
+            weight, row_dim = found
+            with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
+                torch.manual_seed(0)  # all processes find the same vectors, and the run's random numbers stay
+                clamp = SigmaClamp(weight.detach(), row_dim, sigma=level)
+            if vectors and layer in vectors:
+                clamp.right = vectors[layer].to(clamp.right)
+            self.held[layer] = clamp
+            watch(weight, clamp)  # for as long as it is held here
+
+    def vectors(self) -> dict[str, Tensor]:
+        """The singular vectors that the next step goes on from, by layer."""
+        return {layer: clamp.right.clone() for layer, clamp in self.held.items()}

@@ -1,0 +1,310 @@
+"""What a run does about a failing verdict: it warns, stops, or returns to a healthy checkpoint and changes its ways."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import poise
+from poise.api import train as train_and_report
+from poise.data.digits import StackedDigits
+from poise.monitor import FAILURES, Finding, Verdict, judge
+from poise.monitor.advice import ADVICE, REMEDIES
+from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
+from poise.training.changes import Changes, Clamps, advised
+from poise.training.checkpoint import Checkpoint, Progress
+from poise.training.recovery import checkpoint_before, failing_since, patience
+from poise.training.sections import Choice
+
+Tiny = Callable[..., Recipe]
+OFTEN = {"monitor_every": 1, "log_every": 1, "checkpoint_every": 2, "patience": 3, "steps": 16}
+
+
+def quiet(recipe: Recipe, out: Path, **options: Any) -> Run:
+    return train(recipe, out, bar=False, **{"say": lambda _: None, **options})
+
+
+def state(run: Run) -> Any:
+    saved = checkpoint.load(checkpoint.newest(run.checkpoints)[0])
+    return saved.networks, saved.optimizers
+
+
+def assert_same(a: Any, b: Any) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def sees(patch: pytest.MonkeyPatch, verdict: str, steps: Callable[[int], bool], layer: str = "") -> None:
+    """Have the monitor see a sign of this failure, and no other, at the steps that fit."""
+
+    def rule(history: Any, limits: Any) -> Finding | None:
+        step = history.series["g_loss", ""].recent[-1][0]
+        return Finding(verdict, "made", layer, 2.0, 1.0, "it is so") if steps(step) else None
+
+    patch.setattr(judge, "RULES", {verdict: rule})
+
+
+def returns(run: Run) -> list[dict[str, Any]]:
+    return [record["rollback"] for record in run.records() if "rollback" in record]
+
+
+# Whether to act.
+
+
+def test_a_failing_verdict_is_warned_of_once_and_the_run_goes_on(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Recipe().on_failure == "warn"
+    sees(monkeypatch, "mode-collapse", lambda step: step >= 6)
+    said: list[str] = []
+    run = quiet(tiny(**OFTEN), tmp_path / "run", say=said.append)
+    assert [line for line in said if "collapse" in line] == [
+        f"mode-collapse at step 7: it is so; {ADVICE['mode-collapse']}"  # a sign has to hold twice
+    ]
+    assert checkpoint.newest(run.checkpoints)[0].name == "step-16"
+    diagnosis = json.loads((run.path / "diagnosis.json").read_text())
+    assert (diagnosis["verdict"], diagnosis["since"], diagnosis["rollbacks"]) == ("mode-collapse", 6, 0)
+    assert [verdict["verdict"] for verdict in diagnosis["timeline"]] == ["warming-up", "mode-collapse"]
+
+
+def test_a_failing_verdict_that_lasts_stops_a_run_that_is_to_stop(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sees(monkeypatch, "mode-collapse", lambda step: step >= 6)
+    with pytest.raises(TrainingFailed, match=r"it is so; go back .*; the last healthy checkpoint is that of step 4"):
+        train_and_report(tiny(on_failure="stop", **OFTEN), tmp_path / "run", bar=False)
+    run = Run(tmp_path / "run")
+    assert run.records()[-1]["step"] == 9
+    assert checkpoint.steps(run.checkpoints)[-1] == 8
+    assert {2, 4} <= set(checkpoint.steps(run.checkpoints))  # the two newest healthy ones are kept beside
+    healths = {step: checkpoint.check(run.checkpoints / f"step-{step}").verdict for step in (4, 6, 8)}
+    assert healths == {4: "warming-up", 6: "mode-collapse", 8: "mode-collapse"}
+
+
+def test_one_that_passes_does_not(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sees(monkeypatch, "mode-collapse", lambda step: step % 4 != 0)  # three steps of four
+    run = quiet(tiny(on_failure="stop", **OFTEN), tmp_path / "run")
+    assert run.records()[-1]["step"] == 16
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({"steps": 10_000}, 500), ({"steps": 10}, 50), ({"steps": 10, "monitor_every": 3}, 15), ({"patience": 7}, 7)],
+)
+def test_how_long_a_verdict_lasts_before_it_is_acted_on(given: dict[str, int], expected: int) -> None:
+    assert patience(Recipe.parse(given)) == expected
+
+
+def test_a_stretch_of_failures_began_with_the_first_sign_of_its_first() -> None:
+    healthy, blind, collapse = (
+        Verdict("healthy", 1),
+        Verdict("discriminator-blind", 5, since=4),
+        Verdict("mode-collapse", 9, since=8),
+    )
+    again = replace(collapse, step=12)
+    assert failing_since([healthy], healthy) is None
+    assert failing_since([healthy, collapse], again) == 8
+    assert failing_since([healthy, blind, collapse], again) == 4
+    assert failing_since([blind, healthy, collapse], again) == 8
+    assert failing_since([healthy], Verdict("not-finite", 3)) == 3
+
+
+# Returning.
+
+
+def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advised(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failing until it has returned twice: the second time one checkpoint further back."""
+    said: list[str] = []
+    sees(monkeypatch, "mode-collapse", lambda step: step >= 6 and sum("rolled back" in line for line in said) < 2)
+    run = train_and_report(tiny(on_failure="rollback", **OFTEN), tmp_path / "run", bar=False, say=said.append)
+    first, second = returns(run)
+    assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 9, 2)
+    assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 0.1)
+    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.25, 0.25, 1.0)
+    assert "it is so: rolled back to step 2, from there learning rates × 0.25, R1 with γ = 1" in said
+    records = [record for record in run.records() if "lr" in record]
+    assert [record["step"] for record in records] == list(range(1, 17))
+    assert [record["lr"] for record in records] == pytest.approx([2e-4] * 2 + [0.5e-4] * 14)
+    assert "Rolled back from step 9 to 2" in (run.path / "report.html").read_text()
+    assert json.loads((run.path / "diagnosis.json").read_text())["rollbacks"] == 2
+
+
+def test_after_the_last_return_it_stops(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sees(monkeypatch, "oscillating", lambda step: step >= 6)
+    with pytest.raises(TrainingFailed, match="rolled back 1 times before"):
+        quiet(tiny(on_failure="rollback", max_rollbacks=1, **OFTEN), tmp_path / "run")
+    assert len(returns(Run(tmp_path / "run"))) == 1
+
+
+def stopped_in(step: int, recipe: Recipe) -> pytest.MonkeyPatch:
+    """SIGINT comes when the images of a step are drawn for the second time: after a return. Undo what it gives."""
+    batch, first, seen = StackedDigits.batch, (step - 1) * recipe.batch_size, []
+    patch = pytest.MonkeyPatch()
+
+    def drawn(self: StackedDigits, start: int, size: int) -> Any:
+        if start == first and self.split == "train":
+            seen.append(start)
+            if len(seen) == 2:
+                signal.raise_signal(signal.SIGINT)
+        return batch(self, start, size)
+
+    patch.setattr(StackedDigits, "batch", drawn)
+    return patch
+
+
+@pytest.mark.parametrize("verdict", ["mode-collapse", "spectral-explosion"])
+@pytest.mark.parametrize("at", [5, 8])
+def test_a_run_stopped_after_a_return_goes_on_with_the_changes_bit_for_bit(
+    verdict: str, at: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 12, "d_optimizer.lr": 1e-2})
+    runs = []
+    for name in ("whole", "parts"):
+        said: list[str] = []
+        with monkeypatch.context() as patch:
+            failing = lambda step, said=said: step >= 6 and not any("rolled back" in line for line in said)  # noqa: E731
+            sees(patch, verdict, failing, "D.convs.1")
+            if name == "whole":
+                runs.append(quiet(recipe, tmp_path / name, say=said.append))
+                continue
+            stopping = stopped_in(at, recipe)
+            with pytest.raises(KeyboardInterrupt):
+                quiet(recipe, tmp_path / name, say=said.append)
+            stopping.undo()
+            runs.append(quiet(recipe, tmp_path / name, resume=True, say=said.append))
+    whole, parts = runs
+    assert_same(state(parts), state(whole))
+    assert returns(parts) == returns(whole) != []
+    progress = [checkpoint.check(checkpoint.newest(run.checkpoints)[0]) for run in runs]
+    assert progress[0].changes == progress[1].changes != Changes()
+    assert progress[0].verdict == progress[1].verdict
+    if verdict == "spectral-explosion":
+        weight = state(whole)[0]["discriminator"]["convs.1.parametrizations.weight.original"].flatten(1)
+        (level,) = progress[0].changes.clamps.values()
+        assert torch.linalg.matrix_norm(weight, 2) <= level * 1.01
+
+
+# Which checkpoint.
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "since", "window", "avoided", "expected"),
+    [
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, None, 6),
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 5, 0, None, 4),  # it had begun by step 6
+        ({2: "healthy", 4: "warming-up", 6: "mode-collapse"}, 7, 0, None, 4),
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 2, None, 4),  # it may have been under way at 6
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 9, None, 6),  # all are as near
+        ({2: "healthy", 4: "healthy", 6: "oscillating"}, 7, 0, 4, 2),  # in vain before
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, 4, 6),  # a newer one since
+        ({4: "healthy", 6: "oscillating"}, 7, 0, 4, 4),  # no other
+        ({2: "oscillating", 4: "oscillating"}, 7, 0, None, 2),  # none was healthy: the earliest
+    ],
+)
+def test_the_checkpoint_returned_to(
+    verdicts: dict[int, str], since: int, window: int, avoided: int | None, expected: int, tmp_path: Path
+) -> None:
+    for step, verdict in verdicts.items():
+        networks = {name: {"weight": torch.zeros(1)} for name in checkpoint.NETWORKS}
+        checkpoint.save(tmp_path, Checkpoint(networks, {}, Progress(step, verdict=verdict)), keep=9)
+    assert checkpoint_before(tmp_path, since, window, avoided) == tmp_path / f"step-{expected}"
+
+
+def test_a_damaged_checkpoint_is_not_returned_to(tmp_path: Path) -> None:
+    for step in (2, 4):
+        networks = {name: {"weight": torch.zeros(1)} for name in checkpoint.NETWORKS}
+        checkpoint.save(tmp_path, Checkpoint(networks, {}, Progress(step)))
+    (tmp_path / "step-4" / "ema.safetensors").write_bytes(b"")
+    assert checkpoint_before(tmp_path, 5, 0).name == "step-2"
+    (tmp_path / "step-2" / "ema.safetensors").write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint is usable"):
+        checkpoint_before(tmp_path, 5, 0)
+
+
+# What is changed.
+
+
+def test_every_failure_has_a_remedy_that_its_advice_names() -> None:
+    assert REMEDIES.keys() == ADVICE.keys() == set(FAILURES)
+    for name, remedy in REMEDIES.items():
+        assert remedy.r1 <= ("R1" in ADVICE[name] or "saturate" in ADVICE[name])
+        assert remedy.clamp <= ("clamp" in ADVICE[name])
+        assert min(remedy.g_rate, remedy.d_rate) < 1 or remedy.r1
+
+
+def networks() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {"G": nn.Linear(3, 4), "D": nn.Sequential(nn.Conv2d(2, 8, 3), nn.Flatten(), nn.LazyLinear(1))}
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "expected"),
+    [(0.0, [], 0.1), (0.1, [], 1.0), (50.0, [], 100.0), (0.0, [{"name": "r1", "gamma": 2.0}], 20.0)],
+)
+def test_r1_is_added_or_raised(before: float, given: list[dict[str, Any]], expected: float) -> None:
+    penalties = [Choice(**choice) for choice in given]
+    changes = advised(Changes(r1=before), Verdict("mode-collapse", 9), {}, penalties, 5)
+    assert changes == Changes(0.5, 0.5, pytest.approx(expected), {}, 5)  # type: ignore[arg-type]
+
+
+def test_r1_takes_the_place_of_the_recipes_and_leaves_the_others() -> None:
+    given = [Choice(name="r1", gamma=1.0, every=4), Choice(name="r2", gamma=3.0)]
+    assert Changes().penalties(given) == given
+    changed = Changes(r1=10.0).penalties(given)
+    assert [choice.model_dump() for choice in changed] == [
+        {"name": "r2", "gamma": 3.0},
+        {"name": "r1", "gamma": 10.0, "every": 4},
+    ]
+    assert Changes(r1=0.1).penalties([]) == [Choice(name="r1", gamma=0.1)]
+
+
+@pytest.mark.parametrize("norm", ["none", "bssn"])
+def test_a_layer_that_exploded_is_held_by_its_trained_weight(norm: str) -> None:
+    layer = nn.Conv2d(2, 8, 3)
+    module = poise.normalize(nn.Sequential(layer), norm)
+    original = layer.weight if norm == "none" else layer.parametrizations.weight.original  # type: ignore[union-attr]
+    left, values, right = torch.linalg.svd(original.detach().flatten(1), full_matrices=False)
+    changes = advised(Changes(), Verdict("spectral-explosion", 9, layer="D.0"), {"D": module}, [], 5)
+    assert changes.clamps == {"D.0": pytest.approx(1.5 * float(values[0]))}
+    random = torch.get_rng_state()
+    clamps = Clamps({"D": module}, changes.clamps | {"D.gone": 1.0})
+    assert torch.equal(torch.get_rng_state(), random)
+    sgd = torch.optim.SGD([original], 0.1 * float(values[0]))
+    original.grad = -torch.outer(left[:, 0], right[0]).view_as(original)  # σ₀ grows by a tenth a step
+
+    def sigma() -> float:
+        return float(torch.linalg.matrix_norm(original.detach().flatten(1), 2) / values[0])
+
+    for _ in range(20):
+        sgd.step()
+    assert sigma() == pytest.approx(1.5, rel=1e-3)
+    del clamps
+    for _ in range(20):
+        sgd.step()
+    assert sigma() == pytest.approx(3.5, rel=1e-3)
+
+
+def test_changes_are_said() -> None:
+    changes = Changes(0.25, 0.25, 1.0, {"G.linear": 3.14159}, 7)
+    assert str(changes) == "learning rates × 0.25, R1 with γ = 1, σ₀ of G.linear at most 3.14"
+    assert str(Changes(d_rate=0.5)) == "the discriminator's learning rate × 0.5"
+    assert str(Changes()) == "nothing changed"
+
+
+def test_a_checkpoint_keeps_the_changes(tmp_path: Path) -> None:
+    progress = Progress(3, rollbacks=2, changes=Changes(0.25, 0.5, 1.0, {"G.linear": 1 / 3}, 7), verdict="oscillating")
+    networks = {name: {"weight": torch.zeros(1)} for name in checkpoint.NETWORKS}
+    path = checkpoint.save(tmp_path, Checkpoint(networks, {}, progress, {"step": 3, "tensor": torch.ones(2)}))
+    kept = checkpoint.load(path)
+    assert kept.progress == progress
+    assert kept.monitor["step"] == 3
+    assert torch.equal(kept.monitor["tensor"], torch.ones(2))
