@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -77,11 +78,12 @@ def _hours(trial: Trial) -> float:
 
 
 @cache
-def _arithmetic(name: str, options: tuple[tuple[str, object], ...]) -> tuple[int, int]:
+def _arithmetic(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
     with torch.device("meta"):
-        generator, discriminator = create(name, **dict(options))
+        given: dict[str, Any] = dict(options)
+        generator, discriminator = create(name, **given)
     return sizes(generator).macs, sizes(discriminator).macs
 
 
-def _frozen(value: object) -> object:
+def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
