@@ -106,7 +106,9 @@ def _section(one: Judged) -> str:
     if found.rows:
         parts.append(table(found.rows))
     parts.append(f"![{claim.name}](claims/{claim.name}.png)")
-    told = f"{len(one.outcomes)} runs in {len(one.arms)} arms, {len(seeds)} seeds, {minutes:.1f} minutes of runs"
+    counts = {"run": len(one.outcomes), "arm": len(one.arms), "seed": len(seeds)}
+    runs, arms, of = (f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items())
+    told = f"{runs} in {arms}, {of}, {minutes:.1f} minutes of runs"
     diverged = f", of which {failed} failed (not finite)" if failed else ""
     parts.append(f"`poise study {claim.name} --budget {one.budget}`: {told}{diverged}.")
     return "\n\n".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -118,7 +119,7 @@ class _Progress:
         left = ""
         if self.before < self.done < self.count:
             each = (time.perf_counter() - self.started) / (self.done - self.before)
-            left = f", {each * (self.count - self.done) / 60:.0f} min left"
+            left = f", {math.ceil(each * (self.count - self.done) / 60)} min left"
         trial, shown = outcome.trial, list(outcome.figures.items())[:SHOWN]
         figures = ", ".join(f"{name} {value:.4g}" for name, value in shown)
         what = figures or outcome.status if outcome.status == "finished" else f"{outcome.status}, {outcome.reason}"
