@@ -24,10 +24,10 @@ THRESHOLDS = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 """of truncation, in σ"""
 FULL = 10.0
 """a threshold that changes nothing"""
-TRUNCATED_SAMPLES = 1_000
+TRUNCATED_SAMPLES = 500
 IMAGES = 10_000
 """drawn at each threshold of other data than stacked digits"""
-STANDING = 8  # batches
+STANDING = 4  # batches
 
 
 def reconstruction(
