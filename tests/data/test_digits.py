@@ -163,3 +163,16 @@ def test_wrong_options_are_refused(options, told):
 def test_the_source_says_what_it_holds():
     source = SOURCES.build("stacked-digits", resolution=32)
     assert (source.num_classes, source.resolution) == (1000, 32)
+
+
+def test_labels_of_the_first_digit_belong_to_the_same_images():
+    every, first = StackedDigits(resolution=8, seed=3), StackedDigits(resolution=8, seed=3, labels="first")
+    assert (every.num_classes, first.num_classes) == (1000, 10)
+    (images, labels), (same, digit) = every.batch(5, 40), first.batch(5, 40)
+    assert torch.equal(images, same)
+    assert torch.equal(labels // 100, digit)
+
+
+def test_another_kind_of_labels_is_refused():
+    with pytest.raises(ValueError, match="labels is 'last'; stacked digits have 'all', of 1000, and 'first', of 10"):
+        SOURCES.build("stacked-digits", labels="last")

@@ -1,5 +1,7 @@
 """The standard CNN pair: shapes, the paper's parameter counts, and what is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -169,3 +171,47 @@ def test_labels_are_refused():
     for player, inputs in ((g, torch.zeros(2, 5)), (d, torch.zeros(2, 3, 16, 16))):
         with pytest.raises(ValueError, match=r"labels were given to .*, which has no classes .*leave y out"):
             player(inputs, labels)
+
+
+@pytest.mark.parametrize(("layer_norm", "kind"), [("batch", nn.BatchNorm2d), ("layer", nn.GroupNorm)])
+def test_a_norm_of_activations_stands_after_every_convolution_but_the_first(layer_norm, kind):
+    d: Any = create("sngan-cnn", resolution=16, width=2, d_layer_norm=layer_norm)[1]
+    kinds = [type(norm) for norm in d.norms]
+    assert kinds == [nn.Identity] + [kind] * (len(d.convs) - 1)
+    images = torch.randn(6, 3, 16, 16)
+    h = torch.nn.functional.leaky_relu(d.convs[0](images), 0.1)
+    h = d.norms[1](d.convs[1](h))
+    dims = (0, 2, 3) if layer_norm == "batch" else (1, 2, 3)
+    torch.testing.assert_close(h.var(dims, correction=0), torch.ones(h.shape[1 - dims[0]]), atol=1e-2, rtol=0)
+    assert d(images).shape == (6,)
+
+
+def test_without_a_norm_keys_and_first_weights_are_those_of_before():
+    torch.manual_seed(1)
+    _, plain = create("sngan-cnn", resolution=16, width=2)
+    torch.manual_seed(1)
+    _, named = create("sngan-cnn", resolution=16, width=2, d_layer_norm="none", d_features=1.0)
+    convs = (f"convs.{index}.{name}" for index in range(5) for name in ("weight", "bias"))
+    assert list(plain.state_dict()) == [*convs, "linear.weight", "linear.bias"]
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, named.state_dict()[name])
+
+
+@pytest.mark.parametrize(("factor", "channels"), [(0.5, 4), (1.0, 8), (4.0, 32)])
+def test_features_count_the_last_convolutions_channels(factor, channels):
+    pair: tuple[Any, Any] = create("sngan-cnn", resolution=16, width=2, latent_dim=5, d_features=factor)
+    g, d = pair
+    assert [conv.out_channels for conv in d.convs] == [2, 2, 4, 4, channels]
+    assert d(g(torch.randn(3, 5))).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_layer_norm": "bach"}, "unknown d_layer_norm 'bach'; did you mean 'batch'"),
+        ({"d_features": 0.0}, "d_features is 0.0; of 8 channels allowed"),
+    ],
+)
+def test_other_words_and_sizes_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        create("sngan-cnn", resolution=16, width=2, **options)

@@ -7,8 +7,8 @@ and how failed runs count, is in ``judging``; what is run, in ``settings``; what
 from __future__ import annotations
 
 from poise.studies.claim import Claim
-from poise.studies.claims import biggan, bsn, bssn, collapse, r3gan, sn, wn
+from poise.studies.claims import biggan, bsn, bssn, collapse, r3gan, sn, truncation, wn
 
 CLAIMS: dict[str, Claim] = {
-    claim.name: claim for paper in (bsn, bssn, sn, wn, biggan, collapse, r3gan) for claim in paper.CLAIMS
+    claim.name: claim for paper in (bsn, bssn, sn, wn, biggan, truncation, collapse, r3gan) for claim in paper.CLAIMS
 }

@@ -1,6 +1,6 @@
 """Claims of Brock, Donahue & Simonyan 2019 (arXiv 1809.11096) on what makes large GANs better.
 
-Claims 12 to 14; those on collapse and on scores are in ``collapse``.
+Claims 12 and 13; truncation, collapse and what scores see have files of their own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from poise.studies.claim import Arms, Claim, Judgement
 from poise.studies.claims import drawing
 from poise.studies.claims.costs import ESTIMATED
 from poise.studies.claims.judging import (
-    by_seed,
     checked,
     compared,
     distance_name,
     distances,
     figure_of,
-    paired,
     rows_of,
     sided,
     slopes,
@@ -27,7 +25,6 @@ from poise.studies.claims.judging import (
     usual,
 )
 from poise.studies.claims.settings import FEW, MINI, SEEDS, SMALL, Scale, Setting, each
-from poise.studies.measures.samples import THRESHOLDS
 from poise.studies.trial import Trial
 
 if TYPE_CHECKING:
@@ -63,7 +60,7 @@ TABLE = {  # batch, width, shared, skip-z, orthogonal regularization: rows of th
 }
 
 
-def _row(name: str, arm: str, seed: int, work: str = "train") -> Trial:
+def row(name: str, arm: str, seed: int, work: str = "train", measures: tuple[str, ...] = ()) -> Trial:
     """A row of table 1: the same numbers of latents and updates, but for what it names."""
     batch, width, shared, skip, orthogonal = TABLE[name]
     changes: dict[str, Any] = {
@@ -76,13 +73,13 @@ def _row(name: str, arm: str, seed: int, work: str = "train") -> Trial:
     }
     if work == "train":
         changes |= {"accumulate": batch // 64, "evaluation_samples": 50_000, "best_by": "none"}
-    return Trial(arm, "biggan-imagenet128", changes, seed, work=work)
+    return Trial(arm, "biggan-imagenet128", changes, seed, work, measures)
 
 
 def _published_batches() -> list[Trial]:
     factors = zip(BATCHES, list(TABLE)[:4], strict=True)
-    makers = [partial(_row, name, f"batch ×{factor}") for factor, name in factors]
-    return each(FEW, *makers, partial(_row, "width 96", "batch ×8, width +50%"))
+    makers = [partial(row, name, f"batch ×{factor}") for factor, name in factors]
+    return each(FEW, *makers, partial(row, "width 96", "batch ×8, width +50%"))
 
 
 def judge_batches(arms: Arms) -> Judgement:
@@ -163,16 +160,16 @@ def biggan(
 
 def _conditioned(scale: Scale, width: int, steps: int, seeds: range) -> list[Trial]:
     def one(arm: str, seed: int) -> Trial:
-        options = {name.replace(".", "__"): value for name, value in CONDITIONS[arm].items()}
+        options: dict[str, Any] = {name.replace(".", "__"): value for name, value in CONDITIONS[arm].items()}
         return biggan(scale, arm, width, steps, "all", seed, **options)
 
-    counted = [_row(row, f"{arm}, parameters", 0, "parameters") for arm, row in _ROWS.items()]
+    counted = [row(name, f"{arm}, parameters", 0, "parameters") for arm, name in _ROWS.items()]
     return [*each(seeds, *(partial(one, arm) for arm in CONDITIONS)), *counted]
 
 
 def _published_conditioned() -> list[Trial]:
-    counted = [_row(row, f"{arm}, parameters", 0, "parameters") for arm, row in _ROWS.items()]
-    return [*each(FEW, *(partial(_row, row, arm) for arm, row in _ROWS.items())), *counted]
+    counted = [row(name, f"{arm}, parameters", 0, "parameters") for arm, name in _ROWS.items()]
+    return [*each(FEW, *(partial(row, name, arm) for arm, name in _ROWS.items())), *counted]
 
 
 def judge_conditioned(arms: Arms) -> Judgement:
@@ -191,8 +188,8 @@ def judge_conditioned(arms: Arms) -> Judgement:
     ]
     told = f"With skip-z the count is {skip:.1f} M at equal length of z"
     rows = rows_of(arms, usual(arms), CONDITIONS)
-    for row in rows:
-        row["parameters at 128×128, M"] = round(counts[row["arm"]], 1)
+    for one in rows:
+        one["parameters at 128×128, M"] = round(counts[one["arm"]], 1)
     return together(parts, rows, told)
 
 
@@ -227,88 +224,4 @@ CONDITIONED = Claim(
     ESTIMATED,
 )
 
-ORTHOGONAL = {"plain": [], "orthogonal": [{"name": "off-diagonal", "weight": 1e-4}]}
-LOW = "0.5"
-"""the threshold at which nets are compared, in σ"""
-
-
-def _truncated(scale: Scale, width: int, steps: int, seeds: range) -> list[Trial]:
-    def one(arm: str, seed: int) -> Trial:
-        return biggan(scale, arm, width, steps, "first", seed, ("truncation",), g_penalties=ORTHOGONAL[arm])
-
-    return each(seeds, *(partial(one, arm) for arm in ORTHOGONAL))
-
-
-def _published_truncated() -> list[Trial]:
-    return each(FEW, partial(_row, "skip-z", "plain"), partial(_row, "orthogonal", "orthogonal"))
-
-
-def judge_truncation(arms: Arms) -> Judgement:
-    """At half a σ IS is above that of all latents; FD has its least in between; both more so with the regularizer.
-
-    How amenable a net is, is read as how much of its IS truncation at half a σ brings, ln of the ratio.
-    """
-
-    def logs(arm: str, figure: str) -> dict[int, float]:
-        return by_seed(arms, arm, f"truncation/{figure}", log=True)
-
-    gains = {arm: _differences(logs(arm, f"is/{LOW}"), logs(arm, "is/full")) for arm in ORTHOGONAL}
-    falls, rises = [], []
-    for arm in ORTHOGONAL:
-        by_threshold = {t: logs(arm, f"fd/{t:g}") for t in THRESHOLDS[1:]}
-        full, least = logs(arm, "fd/full"), logs(arm, f"fd/{THRESHOLDS[0]:g}")
-        for seed in full:
-            lowest = min(of[seed] for of in by_threshold.values())
-            falls.append(lowest - full[seed])
-            rises.append(least[seed] - lowest)
-    parts = [
-        sided(
-            f"ln IS at {LOW} σ less without truncation", [one for of in gains.values() for one in of.values()], False
-        ),
-        sided("ln FD, least of thresholds less without truncation", falls, True),
-        sided(f"ln FD at {THRESHOLDS[0]} σ less that least", rises, False),
-        sided("gain of ln IS, with the regularizer less without", paired(gains["orthogonal"], gains["plain"]), False),
-    ]
-    names = ("0.3", "0.5", "1", "2", "full")
-    figures = {f"truncation/{kind}/{name}": f"{kind.upper()} {name}" for kind in ("is", "fd") for name in names}
-    told = "IS is of the digit that the label asks for; batch norm by standing statistics"
-    return together(parts, rows_of(arms, figures), told)
-
-
-def _differences(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
-
-
-def draw_truncation(arms: Arms, figure: Figure) -> None:
-    """FD against IS along the truncation curve, a line for each run."""
-    axes = figure.subplots()
-    for index, (arm, outcomes) in enumerate(arms.items()):
-        for one in outcomes:
-            scores, found = one.curves.get("truncation/is", []), one.curves.get("truncation/fd", [])
-            label = arm if one is outcomes[0] else None
-            xs, ys = [score for _, score in scores], [value for _, value in found]
-            axes.plot(xs, ys, color=f"C{index}", marker="o", ms=2, lw=0.8, label=label)
-    axes.set(xlabel=f"IS, thresholds {THRESHOLDS[0]} to {THRESHOLDS[-1]} σ", ylabel="FD", yscale="log")
-    drawing.finished(figure, arms, "Variety against fidelity")
-
-
-TRUNCATION = Claim(
-    14,
-    "truncation",
-    "Truncating latents trades variety for fidelity: IS rises, FD falls and then rises; orthogonal regularization "
-    "makes more nets amenable to it",
-    "Brock et al. 2019, §3.1, figures 2 and 17",
-    "IS rises throughout; FID falls, then rises sharply as variety goes; 16% of models amenable without the "
-    "regularizer, 60% with it",
-    {
-        "mini": lambda: _truncated(MINI, 4, 150, SEEDS),
-        "small": lambda: _truncated(SMALL, 32, 5_000, SEEDS),
-        "paper": _published_truncated,
-    },
-    judge_truncation,
-    draw_truncation,
-    23000.0,
-    ESTIMATED,
-)
-
-CLAIMS = (BATCH, CONDITIONED, TRUNCATION)
+CLAIMS = (BATCH, CONDITIONED)

@@ -117,7 +117,8 @@ def draw_collapse(arms: Arms, figure: Figure) -> None:
     upper[-1].set_xlabel("generator updates")
     drawing.finished(figure, arms, "σ₀ over its first value, the largest of all layers")
     for axes in upper[1:]:
-        axes.get_legend().remove()
+        if axes.get_legend() is not None:
+            axes.get_legend().remove()
 
 
 COLLAPSE = Claim(

@@ -85,7 +85,8 @@ def draw_settings(arms: Arms, figure: Figure) -> None:
     drawing.bars(upper, groups, score_name(arms), "IS", log=False)
     drawing.bars(lower, groups, distance_name(arms), "FD", log=True)
     drawing.finished(figure, arms, "Settings A to F")
-    lower.get_legend().remove()
+    if lower.get_legend() is not None:
+        lower.get_legend().remove()
     upper.legend(fontsize="xx-small", ncols=4)
 
 

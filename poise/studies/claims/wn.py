@@ -164,7 +164,13 @@ def _deep(scale: Scale, name: str, width: int, blocks: int, rate: float, steps: 
 
 
 def _deep_published(name: str, seed: int) -> Trial:
-    return Trial(name, "wngan-resnet21-celeba160", {"model.layer_norm": DEEP[name], "best_by": "none"}, seed)
+    return Trial(
+        name,
+        "wngan-resnet21-celeba160",
+        {"model.layer_norm": DEEP[name], "best_by": "none"},
+        seed,
+        measures=("untrained",),
+    )
 
 
 def judge_deep(arms: Arms) -> Judgement:

@@ -46,7 +46,7 @@ def gradient_bound(run: Run, device: torch.device) -> Measured:
 
 def _ratios(network: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[float, float]:
     """Over images, the largest share of √L·‖x‖ that the whole gradient has, and of ‖x‖ that a layer's has."""
-    weights = [layer.weight for layer in layers(network).values()]
+    weights = [layer.get_parameter("weight") for layer in layers(network).values()]
     whole, single = [], []
     for index in range(len(images)):
         x = images[index : index + 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 
@@ -14,13 +15,16 @@ LOST = 0.5
 """share of the most modes seen so far below which a judgement counts as a collapse"""
 LEAST = 50.0
 """modes without which there is nothing to collapse"""
+LEAST_SCORE = 10.0
+"""the same of IS, by which data without known modes are judged"""
 
 
 def sigma_history(run: Run, device: torch.device) -> Measured:
     """σ₀ of trained weights through a run, and its collapse.
 
-    A run collapses at the first judgement with fewer than half the most modes judged before, where those were at least
-    ``LEAST``, or at the end of one that failed; "collapse" is that step as a share of all steps, 2 for never.
+    A run collapses at the first judgement with fewer than half the most modes judged before (half the highest IS
+    where modes are not known), where those were at least ``LEAST``, or at the end of one that failed; "collapse" is
+    that step as a share of all steps, 2 for never.
 
     Figures: "collapse"; "best", the most modes judged; "g_growth" and "d_growth", the largest over layers of σ₀ at the
     end over σ₀ at first; "g_jump" and "d_jump", the largest growth of a layer's σ₀ between two logged steps from the
@@ -28,8 +32,10 @@ def sigma_history(run: Run, device: torch.device) -> Measured:
     collapse). Curves: "sigma/G", "sigma/D", the largest over layers of σ₀ over its first value; "modes".
     """
     records, total = run.records(), run.recipe.steps
-    modes = [(int(one["step"]), float(one["evaluation"].get("modes", 0.0))) for one in records if "evaluation" in one]
-    collapse, before = _collapse(modes, last=max((int(one["step"]) for one in records), default=0), total=total)
+    judged = [(int(one["step"]), one["evaluation"]) for one in records if "evaluation" in one]
+    modes = [(step, _variety(found)) for step, found in judged]
+    least = LEAST if any("modes" in found for _, found in judged) else LEAST_SCORE
+    collapse, before = _collapse(modes, max((int(one["step"]) for one in records), default=0), total, least)
     figures = {"collapse": 2.0 if collapse is None else collapse / total, "best": max((m for _, m in modes), default=0)}
     curves = {"modes": modes}
     for player in "GD":
@@ -45,17 +51,23 @@ def sigma_history(run: Run, device: torch.device) -> Measured:
     return Measured(figures, curves)
 
 
-def _collapse(modes: list[tuple[int, float]], last: int, total: int) -> tuple[int | None, int]:
+def _variety(found: dict[str, float]) -> float:
+    """Modes covered, or the class score."""
+    name = "modes" if "modes" in found else next((name for name in found if name.startswith("is")), "")
+    return float(found.get(name) or 0.0)
+
+
+def _collapse(modes: list[tuple[int, float]], last: int, total: int, least: float) -> tuple[int | None, int]:
     """The step of the collapse, None for none, and that of the last judgement before it."""
     best, before = 0.0, 0
     for step, value in modes:
-        if best >= LEAST and value < LOST * best:
+        if best >= least and value < LOST * best:
             return step, before
         best, before = max(best, value), step
     return (last, before) if last < total else (None, before)
 
 
-def _series(records: list[dict], player: str) -> list[tuple[int, dict[str, float]]]:  # type: ignore[type-arg]
+def _series(records: list[dict[str, Any]], player: str) -> list[tuple[int, dict[str, float]]]:
     found = []
     for record in records:
         named = {name: value for name, value in record.get("sigma", {}).items() if name.startswith(f"{player}.")}

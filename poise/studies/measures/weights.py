@@ -37,7 +37,7 @@ def weight_variance(run: Run, device: torch.device) -> Measured:
         now, other = {}, []
         for name, layer in layers(network).items():
             fan_in, fan_out = _fans(layer)
-            variance = layer.weight.detach().float().var(correction=0).item()  # type: ignore[union-attr,operator]
+            variance = layer.weight.detach().float().var(correction=0).item()  # type: ignore[operator]
             now[name] = variance * fan_in
             other.append(variance * (fan_in + fan_out) / 2)
         relative.append(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from poise.training.processes import Processes
 from poise.training.run import build
 from poise.training.state import State
 
-COMPARED = {
+COMPARED: dict[str, dict[str, Any]] = {
     "none": {"d_norm.name": "none"},
     "sn": {"d_norm.name": "sn"},
     "wgan_gp": {"d_norm.name": "none", "loss": "wasserstein", "penalties": [{"name": "wgan-gp", "weight": 10.0}]},

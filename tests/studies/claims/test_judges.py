@@ -245,6 +245,8 @@ def test_a_figure_is_drawn_and_says_how_many_seeds(name: str, figures: By, tmp_p
     CLAIMS[name].draw(shown, figure)
     figure.savefig(tmp_path / "figure.png", dpi=20)
     assert "seeds" in figure.get_suptitle()
+    failed = made_up(CLAIMS[name], figures, failed=lambda _: True)
+    CLAIMS[name].draw(failed, figure_module.Figure(figsize=(7, 4)))  # nothing to show breaks nothing
     assert all(axes.get_ylabel() for axes in figure.axes[:1])
 
 

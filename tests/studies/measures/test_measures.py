@@ -109,7 +109,7 @@ def test_variances_are_those_of_the_weights_in_use(run: Run) -> None:
     relative = {step: {} for step in by_step}  # type: ignore[var-annotated]
     for step, network in by_step.items():
         for name in curves:
-            weight = network.get_submodule(name).weight.detach().double().numpy()  # type: ignore[union-attr,operator]
+            weight = network.get_submodule(name).weight.detach().double().numpy()  # type: ignore[operator]
             relative[step][name] = weight.var() * weight[0].size
             assert curves[name][step] == pytest.approx(relative[step][name], rel=1e-4)
     drift = [abs(math.log(relative[4][name] / relative[0][name])) for name in curves]
@@ -120,7 +120,7 @@ def test_variances_are_those_of_the_weights_in_use(run: Run) -> None:
 
 def test_spectra_are_numpys(run: Run) -> None:
     found = MEASURES["spectra"](run, CPU)
-    weight = networks_at(run, 4, CPU)[1].convs[2].weight.detach().double().flatten(1)  # type: ignore[union-attr,operator,index]
+    weight = networks_at(run, 4, CPU)[1].convs[2].weight.detach().double().flatten(1)  # type: ignore[union-attr,index]
     squared = np.linalg.svd(weight.numpy(), compute_uv=False) ** 2
     assert [share for _, share in found.curves["spectrum/convs.2"]] == pytest.approx(squared / squared[0], abs=1e-4)
     assert found.figures["first/convs.2"] == pytest.approx(squared[0] / squared.sum(), rel=1e-4)
@@ -158,7 +158,7 @@ def logged(folder: Path, modes: list[float], sigma: list[float]) -> Run:
     folder.mkdir()
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     lines = [{"step": 10 * (i + 1), "sigma": {"G.a": value, "D.a": 2.0 + 0.01 * i}} for i, value in enumerate(sigma)]
-    lines += [{"step": 20 * (i + 1), "evaluation": {"modes": value}} for i, value in enumerate(modes)]  # type: ignore[dict-item]
+    lines += [{"step": 20 * (i + 1), "evaluation": {"modes": value}} for i, value in enumerate(modes)]
     text = "".join(map(to_line, sorted(lines, key=lambda line: json.dumps(line["step"]).zfill(9))))
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     return Run(folder)
