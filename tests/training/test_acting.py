@@ -264,11 +264,6 @@ def test_every_failure_has_a_remedy_that_its_advice_names() -> None:
         assert min(remedy.g_rate, remedy.d_rate) < 1 or remedy.r1
 
 
-def networks() -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    return {"G": nn.Linear(3, 4), "D": nn.Sequential(nn.Conv2d(2, 8, 3), nn.Flatten(), nn.LazyLinear(1))}
-
-
 @pytest.mark.parametrize(
     ("before", "given", "expected"),
     [(0.0, [], 0.1), (0.1, [], 0.4), (50.0, [], 100.0), (0.0, [{"name": "r1", "gamma": 2.0}], 8.0)],
@@ -292,14 +287,13 @@ def test_r1_takes_the_place_of_the_recipes_and_leaves_the_others() -> None:
 
 @pytest.mark.parametrize("norm", ["none", "bssn"])
 def test_a_layer_that_exploded_is_held_by_its_trained_weight(norm: str) -> None:
-    layer = nn.Conv2d(2, 8, 3)
-    module = poise.normalize(nn.Sequential(layer), norm)
-    original = layer.weight if norm == "none" else layer.parametrizations.weight.original  # type: ignore[union-attr]
+    module = poise.normalize(nn.Sequential(nn.Conv2d(2, 8, 3)), norm)
+    original = next(weight for weight in module.parameters() if weight.ndim == 4)
     left, values, right = torch.linalg.svd(original.detach().flatten(1), full_matrices=False)
     changes = advised(Changes(), Verdict("spectral-explosion", 9, layer="D.0"), {"D": module}, [], 5)
     assert changes.clamps == {"D.0": pytest.approx(1.5 * float(values[0]))}
     random = torch.get_rng_state()
-    clamps = Clamps({"D": module}, changes.clamps | {"D.gone": 1.0})
+    clamps = Clamps({"D": module}, {**changes.clamps, "D.gone": 1.0})
     assert torch.equal(torch.get_rng_state(), random)
     sgd = torch.optim.SGD([original], 0.1 * float(values[0]))
     original.grad = -torch.outer(left[:, 0], right[0]).view_as(original)  # σ₀ grows by a tenth a step
