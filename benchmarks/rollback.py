@@ -3,13 +3,14 @@
 Each recipe is one whose fault is common, and is trained by ``poise train`` as it is with each ``on_failure``:
 
 - ``rates``: a ring of 8 Gaussians, no normalization, learning rates twenty times those it is learnt with.
-- ``saturating``: a grid of 25 Gaussians, the minimax loss, a discriminator of five updates to one and twice the rate.
+- ``saturating``: a grid of 25 Gaussians, the minimax loss, a discriminator with five updates and ten times the rate.
+- ``deep``: a ring, the hinge loss, networks of eight layers without normalization, ten times the usual rates.
 - ``unbounded``: a ring of 8 Gaussians, the Wasserstein loss with nothing that bounds the discriminator: σ grows.
 
 Judged is the averaged generator of the newest checkpoint (of the stopped run also of its last healthy one), by points
 within 3σ of a mode. What the monitor saw, and what was changed, is in the table too.
 
-    python benchmarks/rollback.py [--seeds 0 1 2] [--recipes rates saturating unbounded] [--steps 800] [--fresh]
+    python benchmarks/rollback.py [--seeds 0 1 2] [--recipes rates saturating deep unbounded] [--steps 1200] [--fresh]
 
 Writes ``benchmarks/results/rollback.csv`` and ``.png``; runs that are in the table already are not trained again.
 """
@@ -33,8 +34,9 @@ from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
 from poise.training.recovery import healthy_before
 
 FAST = {"lr": 4e-2, "beta1": 0.0, "beta2": 0.9}
+HIGH = {"lr": 2e-2, "beta1": 0.0, "beta2": 0.9}
 USUAL = {"lr": 2e-3, "beta1": 0.0, "beta2": 0.9}
-TOY = {
+TOY: dict[str, Any] = {
     **{"model": {"name": "mlp", "width": 64, "depth": 3, "latent_dim": 2, "activation": "leaky"}, "d_norm": "none"},
     **{"batch_size": 128, "log_every": 50, "sample_every": 10_000, "checkpoint_every": 50, "evaluate_every": None},
     **{"ema_half_life": 50, "best_by": "none", "device": "cpu", "precision": "fp32"},
@@ -43,7 +45,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rates": {"data": "ring2d", "loss": "non-saturating", "g_optimizer": FAST, "d_optimizer": FAST},
     "saturating": {
         **{"data": "grid2d", "loss": "minimax", "n_dis": 5},
-        **{"g_optimizer": USUAL, "d_optimizer": {**USUAL, "lr": 4e-3}},
+        **{"g_optimizer": USUAL, "d_optimizer": {**USUAL, "lr": 2e-2}},
+    },
+    "deep": {
+        **{"data": "ring2d", "loss": "hinge", "g_optimizer": HIGH, "d_optimizer": HIGH},
+        "model": {**TOY["model"], "depth": 8},
     },
     "unbounded": {"data": "ring2d", "loss": "wasserstein", "g_optimizer": USUAL, "d_optimizer": USUAL},
 }
@@ -123,7 +129,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--fresh", action="store_true", help="train again what is in the table")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -73,8 +73,9 @@ def vocoder() -> nn.Sequential:
 def train(steps: int) -> poise.Monitor:
     """Train, and return the monitor."""
     generator = vocoder()
-    # poise: before: discriminator = MultiPeriodDiscriminator(), normalized within
-    discriminator = poise.normalize(MultiPeriodDiscriminator(), "bssn", scale=2.0)
+    discriminator = MultiPeriodDiscriminator()
+    # poise: new, in place of weight_norm within
+    poise.normalize(discriminator, "bssn", scale=2.0)
     # poise: new; the "latents" of this generator are spectrograms
     monitor = poise.Monitor(generator=generator, discriminator=discriminator, latents=(sounds(32)[1],))
     monitor.on("failing", lambda verdict: print(f"{verdict.name}: {verdict.evidence}; {verdict.advice}"))

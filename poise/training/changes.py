@@ -19,8 +19,8 @@ from poise.norms.updates import watch
 from poise.spectra.power import as_matrix
 from poise.training.sections import Choice
 
-R1_FIRST, R1_TIMES, R1_MOST = 0.1, 10.0, 100.0
-"""γ of an R1 that is added, by which it is raised, and where that ends: two returns span the usual 0.1 to 10"""
+R1_FIRST, R1_TIMES, R1_MOST = 0.1, 4.0, 100.0
+"""γ of an R1 that is added, by which it is raised, and where that ends; 0.1 to 10 are usual (Mescheder et al. 2018)"""
 HEADROOM = 1.5
 """times σ₀ in the checkpoint, where a clamped layer's is held: some growth is part of learning"""
 

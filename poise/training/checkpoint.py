@@ -72,8 +72,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 2, keep_every: int | 
     """Write ``folder/step-N`` whole, then drop what is no longer wanted. Returns its path.
 
     Kept are the newest ``keep``, as many newest ones that are healthy, the best by the account of each of the newest,
-    and those of steps that ``keep_every`` divides. Checkpoints of later steps are dropped: a run that saves this one
-    went on from before them.
+    those of steps that ``keep_every`` divides, and that of step 0 where there is one. Checkpoints of later steps are
+    dropped: a run that saves this one went on from before them.
 
     Raises:
         OSError, SafetensorError, RuntimeError: it cannot be written; nothing of it is left, and no other is touched.
@@ -134,7 +134,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
 def _wanted(folder: Path, last: int, keep: int, keep_every: int | None) -> set[int]:
     """Steps of the checkpoints to keep after saving that of step ``last``."""
     earlier = [step for step in steps(folder) if step <= last]
-    wanted = set(earlier[-keep:])
+    wanted = {*earlier[-keep:], *(step for step in earlier if step == 0)}
     healthy = 0
     for step in reversed(earlier):
         if healthy >= keep and step not in earlier[-keep:]:

@@ -8,6 +8,7 @@ them, so that from then on the run is the same whether it is stopped or not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.monitor import Verdict
+from poise.monitor.history import History
 from poise.training import checkpoint
 from poise.training.checkpoint import CheckpointError, Progress
 from poise.training.recipe import Recipe
@@ -45,12 +47,27 @@ def failing_since(timeline: Sequence[Verdict], now: Verdict) -> int | None:
     return first.step if first.since is None else min(first.step, first.since)
 
 
+def never_otherwise(history: History, found: Verdict) -> int | None:
+    """The first step observed, where what was found has been so all along; None where it once was otherwise.
+
+    Such is a generator that never came near the data: no checkpoint but that of the first step is from before.
+    """
+    series = history.series.get((found.signal, found.layer))
+    if series is None or not series.past or found.value is None or found.threshold is None:
+        return None
+    if not math.isclose(series.now, found.value, rel_tol=1e-6):  # a change, which has a before
+        return None
+    passed = (found.value >= found.threshold, series.usual() >= found.threshold)
+    return series.first if passed[0] == passed[1] else None
+
+
 def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None = None) -> Path:
     """The newest whole checkpoint that was judged healthy and is from before a failure.
 
     Args:
         folder: of checkpoints. since: first step of the failure.
-        window: steps before that in which it may have been under way, unseen; a checkpoint from before those is better.
+        window: steps before that in which it may have been under way, unseen; a checkpoint from before those is better,
+            but for that of step 0, which holds nothing learnt.
         avoided: step of a checkpoint that the run returned to in vain; one from before it is better.
 
     Raises:
@@ -61,7 +78,7 @@ def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None
         with suppress(CheckpointError):
             known[step] = checkpoint.check(folder / f"step-{step}", needed=())
     healthy = [step for step, done in known.items() if done.is_healthy and step < since]
-    order = sorted(healthy, key=lambda step: (step <= since - window, step), reverse=True)
+    order = sorted(healthy, key=lambda step: (0 < step <= since - window, step), reverse=True)
     if order[:1] == [avoided]:
         order[:2] = order[:2][::-1]
     for step in [*order, *(step for step in known if step not in order)]:

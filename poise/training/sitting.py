@@ -26,7 +26,7 @@ from poise.training.checkpoint import Progress
 from poise.training.disk import Disk
 from poise.training.log import NoLog, RunLog
 from poise.training.processes import Processes
-from poise.training.recovery import checkpoint_before, failing_since, healthy_before, patience
+from poise.training.recovery import checkpoint_before, failing_since, healthy_before, never_otherwise, patience
 from poise.training.run import Run
 from poise.training.state import State
 from poise.training.step import given
@@ -159,11 +159,10 @@ class Sitting:
     def roll_back(self) -> int:
         """Return to a healthy checkpoint, go on from it with what is advised changed, and say so. Returns its step."""
         failed, before, rollbacks = self.verdict, self.state.changes, self.done.rollbacks
-        since = failed.step if self.failing_since is None else self.failing_since
         avoided = before.since if rollbacks and not failed.is_fatal else None
         window = RECENT * self.recipe.monitor_every
         back = self.state.restore(
-            self.together.once(partial(checkpoint_before, self.run.checkpoints, since, window, avoided))
+            self.together.once(lambda: checkpoint_before(self.run.checkpoints, self._began(), window, avoided))
         )
         players, penalties = self.state.watched, self.recipe.penalties
         changes = self.together.once(partial(advised, before, failed, players, penalties, back.step))
@@ -182,8 +181,13 @@ class Sitting:
 
     def last_healthy(self) -> int | None:
         """Step of the newest checkpoint judged healthy before what is failing now; None where there is none."""
+        return self.together.once(lambda: healthy_before(self.run.checkpoints, self._began()))
+
+    def _began(self) -> int:
+        """The first step of what is failing now, as far as the monitor saw it."""
         since = self.verdict.step if self.failing_since is None else self.failing_since
-        return healthy_before(self.run.checkpoints, since)
+        first = never_otherwise(self.monitor.judge.history, self.verdict)
+        return since if first is None else min(since, first)
 
     @torch.no_grad()
     def draw(self, step: int) -> None:

@@ -303,7 +303,7 @@ def test_the_generator_is_shown_the_latents_given() -> None:
     generator, discriminator = networks()
     monitor = Monitor(generator=generator, discriminator=discriminator, latents=(torch.full((9, 4), 3.0),))
     record = monitor.observe(1)
-    hidden = generator[0](torch.full((9, 4), 3.0)).var(correction=0)
+    hidden = generator.get_submodule("0")(torch.full((9, 4), 3.0)).var(correction=0)
     assert record["hidden_variance"]["G.0"] == pytest.approx(hidden.item(), rel=1e-5)
 
 

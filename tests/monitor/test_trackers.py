@@ -39,14 +39,15 @@ class Kept(GeneralTracker):
 
 def test_accelerates_trackers_get_every_scalar_with_its_step(tmp_path: Path) -> None:
     kept = Kept()
+    record: dict[str, Any] = {}
     accelerator = Accelerator(cpu=True, log_with=["tensorboard", kept], project_dir=str(tmp_path))
     try:
         accelerator.init_trackers("run")
         torch.manual_seed(0)
         monitor = poise.Monitor(generator=nn.Linear(3, 2), discriminator=nn.Linear(2, 1), tracker=accelerator.log)
-        logits = {"real_logits": torch.tensor([1.0, 2.0]), "fake_logits": torch.tensor([0.0, 1.5])}
+        real, fake = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.5])
         for step in (3, 8):
-            record = monitor.observe(step, d_loss=0.25, **logits)
+            record = monitor.observe(step, d_loss=0.25, real_logits=real, fake_logits=fake)
         accelerator.end_training()
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -18,10 +18,11 @@ from poise.api import train as train_and_report
 from poise.data.digits import StackedDigits
 from poise.monitor import FAILURES, Finding, Verdict, judge
 from poise.monitor.advice import ADVICE, REMEDIES
+from poise.monitor.history import History
 from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
 from poise.training.changes import Changes, Clamps, advised
 from poise.training.checkpoint import Checkpoint, Progress
-from poise.training.recovery import checkpoint_before, failing_since, patience
+from poise.training.recovery import checkpoint_before, failing_since, never_otherwise, patience
 from poise.training.sections import Choice
 
 Tiny = Callable[..., Recipe]
@@ -129,8 +130,8 @@ def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advi
     first, second = returns(run)
     assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 9, 2)
     assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 0.1)
-    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.25, 0.25, 1.0)
-    assert "it is so: rolled back to step 2, from there learning rates × 0.25, R1 with γ = 1" in said
+    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.25, 0.25, 0.4)
+    assert "it is so: rolled back to step 2, from there learning rates × 0.25, R1 with γ = 0.4" in said
     records = [record for record in run.records() if "lr" in record]
     assert [record["step"] for record in records] == list(range(1, 17))
     assert [record["lr"] for record in records] == pytest.approx([2e-4] * 2 + [0.5e-4] * 14)
@@ -204,6 +205,8 @@ def test_a_run_stopped_after_a_return_goes_on_with_the_changes_bit_for_bit(
         ({2: "healthy", 4: "warming-up", 6: "mode-collapse"}, 7, 0, None, 4),
         ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 2, None, 4),  # it may have been under way at 6
         ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 9, None, 6),  # all are as near
+        ({0: "healthy", 4: "healthy", 6: "healthy"}, 7, 5, None, 6),  # and nothing is learnt at 0
+        ({0: "healthy", 4: "healthy", 6: "healthy"}, 2, 5, None, 0),
         ({2: "healthy", 4: "healthy", 6: "oscillating"}, 7, 0, 4, 2),  # in vain before
         ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, 4, 6),  # a newer one since
         ({4: "healthy", 6: "oscillating"}, 7, 0, 4, 4),  # no other
@@ -230,6 +233,26 @@ def test_a_damaged_checkpoint_is_not_returned_to(tmp_path: Path) -> None:
         checkpoint_before(tmp_path, 5, 0)
 
 
+@pytest.mark.parametrize(
+    ("values", "value", "threshold", "expected"),
+    [
+        ([9.0] * 30, 9.0, 4.0, 10),  # above all along
+        ([0.1] * 30, 0.1, 0.3, 10),  # below all along
+        ([1.0] * 20 + [9.0] * 10, 9.0, 4.0, None),  # it was below once
+        ([2.0] * 20 + [9.0] * 10, 4.5, 4.0, None),  # a growth, not a value
+    ],
+)
+def test_what_was_so_all_along_began_with_the_first_observation(
+    values: list[float], value: float, threshold: float, expected: int | None
+) -> None:
+    history = History()
+    for place, one in enumerate(values):
+        history.append(10 * (place + 1), {("coverage", ""): one}, remember=True)
+    found = Verdict("mode-collapse", 300, signal="coverage", value=value, threshold=threshold, since=290)
+    assert never_otherwise(history, found) == expected
+    assert never_otherwise(History(), found) is None
+
+
 # What is changed.
 
 
@@ -241,14 +264,9 @@ def test_every_failure_has_a_remedy_that_its_advice_names() -> None:
         assert min(remedy.g_rate, remedy.d_rate) < 1 or remedy.r1
 
 
-def networks() -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    return {"G": nn.Linear(3, 4), "D": nn.Sequential(nn.Conv2d(2, 8, 3), nn.Flatten(), nn.LazyLinear(1))}
-
-
 @pytest.mark.parametrize(
     ("before", "given", "expected"),
-    [(0.0, [], 0.1), (0.1, [], 1.0), (50.0, [], 100.0), (0.0, [{"name": "r1", "gamma": 2.0}], 20.0)],
+    [(0.0, [], 0.1), (0.1, [], 0.4), (50.0, [], 100.0), (0.0, [{"name": "r1", "gamma": 2.0}], 8.0)],
 )
 def test_r1_is_added_or_raised(before: float, given: list[dict[str, Any]], expected: float) -> None:
     penalties = [Choice(**choice) for choice in given]
@@ -269,14 +287,13 @@ def test_r1_takes_the_place_of_the_recipes_and_leaves_the_others() -> None:
 
 @pytest.mark.parametrize("norm", ["none", "bssn"])
 def test_a_layer_that_exploded_is_held_by_its_trained_weight(norm: str) -> None:
-    layer = nn.Conv2d(2, 8, 3)
-    module = poise.normalize(nn.Sequential(layer), norm)
-    original = layer.weight if norm == "none" else layer.parametrizations.weight.original  # type: ignore[union-attr]
+    module = poise.normalize(nn.Sequential(nn.Conv2d(2, 8, 3)), norm)
+    original = next(weight for weight in module.parameters() if weight.ndim == 4)
     left, values, right = torch.linalg.svd(original.detach().flatten(1), full_matrices=False)
     changes = advised(Changes(), Verdict("spectral-explosion", 9, layer="D.0"), {"D": module}, [], 5)
     assert changes.clamps == {"D.0": pytest.approx(1.5 * float(values[0]))}
     random = torch.get_rng_state()
-    clamps = Clamps({"D": module}, changes.clamps | {"D.gone": 1.0})
+    clamps = Clamps({"D": module}, {**changes.clamps, "D.gone": 1.0})
     assert torch.equal(torch.get_rng_state(), random)
     sgd = torch.optim.SGD([original], 0.1 * float(values[0]))
     original.grad = -torch.outer(left[:, 0], right[0]).view_as(original)  # σ₀ grows by a tenth a step
