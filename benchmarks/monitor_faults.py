@@ -29,10 +29,8 @@ from timing import RESULTS, write_csv
 
 CASES = {case.name: case for case in (*HEALTHY, *FAILURES)}
 FOLDER = Path("runs/monitor_faults")
-DOCS, MARKS = (
-    Path(__file__).parent.parent / "docs/monitor.md",
-    ("<!-- benchmarks/monitor_faults.py -->", "<!-- end -->"),
-)
+DOCS = Path(__file__).parent.parent / "docs/monitor.md"
+MARKS = ("<!-- benchmarks/monitor_faults.py -->", "<!-- end -->")
 
 
 def train_one(job: tuple[str, int, Path]) -> str:

@@ -14,10 +14,10 @@ PAST = 128
 """points that the run before them is kept in; halved when full, each then the mean of twice as many"""
 SWUNG = ("d_loss", "g_loss", "real_logit", "fake_logit")
 """signals that are looked at for swings"""
-DRIFTING = ("diversity",)
-"""signals that are looked at for slow drifts"""
+DRIFTING = ("diversity", "ranking")
+"""signals whose last values are kept as well"""
 WINDOW = 24
-"""observations in which swings and drifts are looked for"""
+"""observations in which swings and slow drifts are looked for"""
 START = 8
 """observations that the start is the median of"""
 

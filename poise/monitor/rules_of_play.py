@@ -142,8 +142,16 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
 
 
 def oscillating(history: History, limits: Thresholds) -> Finding | None:
-    """A loss or mean logit swings, slowly and ever more widely, or both logits circle together."""
+    """A loss or mean logit swings, slowly and ever more widely; both logits circle together; D is right and wrong."""
     found = []
+    ranking, ranked = history.get("ranking", past=WINDOW), history.windows.get("ranking", [])
+    if ranking is not None and len(ranked) == WINDOW:
+        smooth = [statistics.median(three) for three in zip(ranked, ranked[1:], ranked[2:], strict=False)]
+        lowest = itertools.accumulate(smooth, min)
+        rise = max(now - low for now, low in zip(smooth, lowest, strict=True))
+        if rise >= limits.ranking_swing:
+            said = f"the probability of a right ranking rose by {rise:.2g} (limit {{}}): D was wrong, and is sure again"
+            found.append(finding("oscillating", "ranking", "", rise, limits.ranking_swing, said))
     for signal, swing in history.layers("swing", limits.warm_up):
         growth = ratio(swing.now, swing.usual())
         if growth >= limits.swing_growth and _swings(detrended(history.windows[signal]), limits):

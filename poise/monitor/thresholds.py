@@ -91,15 +91,19 @@ class Thresholds:
     sigma_largest: float = 1e4
     """σ₀ of a weight that is used as it is"""
     rank_decay: float = 0.3
-    """of the stable rank at the start, or of its past if that was larger"""
-    rank_smallest: float = 3.0
-    """stable rank that has to be reached as well: all but few directions are lost"""
+    """of the stable rank at the start, or of its past"""
+    rank_smallest: float = 1.5
+    """stable rank that has to be reached as well: all but one direction are lost"""
+    rank_small: float = 3.0
+    """the same of a rank that falls below its past, not only slowly below its start"""
     swing_growth: float = 3.0
     """times the past's standard deviation of a loss or mean logit"""
     swing_smoothness: float = 0.6
     """mean squared change between observations over the variance (von Neumann's ratio; 2 for noise): slow swings"""
     swing_of_both: float = 5.0
     """times the gap between mean logits by which both swing together, and at least 1: the equilibrium is circled"""
+    ranking_swing: float = 0.6
+    """rise of the probability of a right ranking within 24 observations: D was led around, and has caught up"""
     swings: int = 4
     """times that the signal crosses from one side to the other"""
 

@@ -124,6 +124,10 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
         _scalar(d_loss=lambda loss, since: loss + 2 * math.sin(2 * math.pi * since / 9)),
     ),
     "both logits circle": ("oscillating", _together),
+    "D is right and wrong by turns": (
+        "oscillating",
+        _scalar(ranking=lambda _, since: 0.5 + 0.45 * math.sin(2 * math.pi * since / 15)),
+    ),
     "a loss is NaN": ("not-finite", _scalar(g_loss=lambda *_: math.nan)),
     "a gradient is infinite": ("not-finite", _layer("gradient_norm", "D.linear", lambda *_: math.inf)),
 }
