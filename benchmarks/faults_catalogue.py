@@ -235,7 +235,7 @@ FAILURES = (
         "as on the ring",
         builds_up=True,
         onset=0.25,
-        fault=lambda: faults.KilledDiversity(0.05),
+        fault=lambda: faults.KilledDiversity(0.015),
     ),
     Case(
         "digits-sigma-growth-g",

@@ -3,14 +3,14 @@
 Stage 1 trains every kind of failure and every healthy setting of ``faults_catalogue`` over seeds and keeps what the
 monitor observed, and the truth beside it; finished runs are passed over, so it goes on where it was stopped:
 
-    python benchmarks/monitor_faults.py train [--workers 2] [--seeds 4] [--only NAME,NAME]
+    python benchmarks/monitor_faults.py train [--workers 2] [--seeds 0,1,2,3] [--only NAME,NAME]
 
 Stage 2 applies the rules to what was kept, in seconds; ``--set`` also looks for better thresholds on one half of the
 runs, and prints them:
 
     python benchmarks/monitor_faults.py score [--set]
 
-Writes ``benchmarks/results/monitor_faults.csv`` (one row a run), ``.png`` and ``.md`` (the table of docs/monitor.md).
+Writes ``benchmarks/results/monitor_faults.csv`` (one row a run), and ``.png``, and the table in docs/monitor.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from timing import RESULTS, write_csv
 
 CASES = {case.name: case for case in (*HEALTHY, *FAILURES)}
 FOLDER = Path("runs/monitor_faults")
+DOCS = Path(__file__).parent.parent / "docs/monitor.md"
+MARKS = ("<!-- benchmarks/monitor_faults.py -->", "<!-- end -->")
 
 
 def train_one(job: tuple[str, int, Path]) -> str:
@@ -53,9 +55,9 @@ def run_file(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{name}-{seed}.json.gz"
 
 
-def train(folder: Path, names: list[str], seeds: int, workers: int) -> None:
+def train(folder: Path, names: list[str], seeds: list[int], workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(name, seed, folder) for seed in range(seeds) for name in names]
+    jobs = [(name, seed, folder) for seed in seeds for name in names]
     done = {(found["case"], found["seed"]) for found in read(folder)}
     jobs = [job for job in jobs if job[:2] not in done]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -121,7 +123,9 @@ def report(folder: Path, search: bool) -> None:
         print(half, {name: round(value, 3) for name, value in figures(o for o in scored if o.half == half).items()})
     if not search:
         write_csv(rows(scored), "monitor_faults.csv")
-        (RESULTS / "monitor_faults.md").write_text(table(scored), encoding="utf-8")
+        text = DOCS.read_text(encoding="utf-8")
+        before, _, rest = text.partition(MARKS[0])
+        DOCS.write_text(f"{before}{MARKS[0]}\n{table(scored)}{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
         plot(scored, RESULTS / "monitor_faults.png")
 
 
@@ -130,7 +134,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("train", "score"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where runs are kept (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=4, help="how many seeds, from 0 (default: %(default)s)")
+    parser.add_argument("--seeds", default="0,1,2,3", help="separated by commas (default: %(default)s)")
     parser.add_argument("--only", default="", help="kinds, separated by commas; all by default")
     parser.add_argument("--set", action="store_true", help="look for better thresholds on one half of the runs")
     given = parser.parse_args()
@@ -139,7 +143,7 @@ def main() -> None:
         unknown = [name for name in names if name not in CASES]
         if unknown:
             parser.error(f"unknown kinds {unknown}; known: {', '.join(CASES)}")
-        train(given.folder, names, given.seeds, given.workers)
+        train(given.folder, names, [int(seed) for seed in given.seeds.split(",")], given.workers)
     else:
         report(given.folder, given.set)
 

@@ -14,8 +14,10 @@ PAST = 128
 """points that the run before them is kept in; halved when full, each then the mean of twice as many"""
 SWUNG = ("d_loss", "g_loss", "real_logit", "fake_logit")
 """signals that are looked at for swings"""
+DRIFTING = ("diversity", "ranking")
+"""signals whose last values are kept as well"""
 WINDOW = 24
-"""observations in which swings are looked for"""
+"""observations in which swings and slow drifts are looked for"""
 START = 8
 """observations that the start is the median of"""
 
@@ -81,14 +83,18 @@ class Series:
             self._usual = _median(self.past)
         return self._usual
 
-    def deviation(self) -> float:
+    def deviation(self, value: float | None = None, least: float = 0.1) -> float:
         """By how many robust standard deviations the logarithm of ``now`` lies above (below: negative) the past's.
 
-        A deviation is 1.4826 times the median one of the past's logarithms, and at least 0.1: 10%.
+        A deviation is 1.4826 times the median one of the past's logarithms, and at least ``least``: 0.1 is 10%.
+
+        Args:
+            value: looked at instead of ``now``.
         """
-        logs = [_log(value) for value in self.past]
+        logs = [_log(one) for one in self.past]
         middle = _median(logs)
-        return (_log(self.now) - middle) / max(0.1, 1.4826 * _median([abs(log - middle) for log in logs]))
+        spread = 1.4826 * _median([abs(log - middle) for log in logs])
+        return (_log(self.now if value is None else value) - middle) / max(least, spread)
 
     def steps_since(self, factor: float) -> int:
         """Steps since the past last stood within ``factor`` (above 1) of its median, up or down."""
@@ -111,7 +117,7 @@ class Series:
 
 
 class History:
-    """Series by signal and layer; and the last ``WINDOW`` values of those that may swing, one by one.
+    """Series by signal and layer; and the last ``WINDOW`` values of those that may swing or drift, one by one.
 
     How widely a signal swings is a series as well: of "swing", by the name of the signal.
     """
@@ -123,11 +129,11 @@ class History:
     def append(self, step: int, values: Mapping[tuple[str, str], float], remember: bool) -> None:
         """Take in one observation; values that are not finite are passed over."""
         swings = {}
-        for signal in SWUNG:
+        for signal in (*SWUNG, *DRIFTING):
             value = values.get((signal, ""), math.nan)
             if math.isfinite(value):
                 window = self.windows[signal] = [*self.windows.get(signal, [])[-WINDOW + 1 :], value]
-                if len(window) == WINDOW:
+                if len(window) == WINDOW and signal in SWUNG:
                     swings["swing", signal] = statistics.pstdev(detrended(window))
         for key, value in (*values.items(), *swings.items()):
             if math.isfinite(value):

@@ -28,7 +28,7 @@ JUDGED = ("gradient_norm", "update_ratio", "sigma", "effective_sigma", "stable_r
 SIGNALS = (
     *("d_loss", "g_loss", "real_logit", "fake_logit", "logit_gap", "ranking", "saturation"),
     *("real_logit_std", "fake_logit_std", "diversity", "feature_diversity", "neighbours", "coverage", "lipschitz"),
-    "largest_real",
+    *("largest_real", "copies"),
 )
 """scalars of a record that are remembered"""
 NAMED = {

@@ -39,8 +39,10 @@ def spectral_collapse(history: History, limits: Thresholds) -> Finding | None:
     """All singular values of a layer but the first are lost (Liu et al. 2019, arXiv 1908.10999)."""
     found = []
     for layer, rank in history.layers("stable_rank", limits.warm_up):
-        share = ratio(rank.now, max(rank.start or 0.0, rank.usual()))
-        if share <= limits.rank_decay and rank.now <= limits.rank_smallest:
+        share, lately = ratio(rank.now, max(rank.start or 0.0, rank.usual())), ratio(rank.now, rank.usual())
+        falls = lately <= limits.rank_decay and rank.deviation() <= -limits.deviations
+        share = lately if falls else share
+        if share <= limits.rank_decay and rank.now <= (limits.rank_small if falls else limits.rank_smallest):
             said = f"the stable rank of {layer} fell to {rank.now:.3g}, {share:.2g} of what it was (limit {{}})"
             found.append(finding("spectral-collapse", "stable_rank", layer, share, limits.rank_decay, said))
     return worst(found)

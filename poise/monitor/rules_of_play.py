@@ -23,9 +23,12 @@ def discriminator_overpowers(history: History, limits: Thresholds) -> Finding | 
     if gap is not None and len(gap.past) >= limits.warm_up:
         growth = ratio(gap.now, gap.usual()) if gap.now > 0 and gap.deviation() >= limits.deviations else 0.0
     if ranking is not None:
+        told = f"the discriminator ranks {ranking.now:.1%} of pairs rightly"
+        far = _far_off(history, limits) if _is_ahead(ranking, limits) else None
+        if far is not None:
+            return replace(far, verdict="discriminator-overpowers", text=f"{told}, as before, while {far.text}")
         if ranking.now < limits.separation:
             return None
-        told = f"the discriminator ranks {ranking.now:.1%} of pairs rightly"
         if saturation is not None and saturation.now >= limits.saturation:
             said = f"{told} and its sigmoid is saturated for {saturation.now:.0%} of samples (limit {{}})"
             return finding("discriminator-overpowers", "saturation", "", saturation.now, limits.saturation, said)
@@ -36,9 +39,6 @@ def discriminator_overpowers(history: History, limits: Thresholds) -> Finding | 
         if spreads >= limits.gap_in_spreads and len(ranking.past) >= limits.warm_up:
             said = f"{told}, and the mean logits lie {spreads:.1f} of their standard deviations apart (limit {{}})"
             return finding("discriminator-overpowers", "logit_gap", "", spreads, limits.gap_in_spreads, said)
-        far = _far_off(history, limits)
-        if far is not None and ranking.usual() >= limits.separation:
-            return replace(far, verdict="discriminator-overpowers", text=f"{told}, as before, while {far.text}")
         return None
     if gap is not None and gap.now >= limits.gap_largest and growth >= limits.gap_growth:
         said = f"the gap of the mean logits is {gap.now:.3g}, {growth:.1f}× its past (limit {{}}×)"
@@ -56,7 +56,8 @@ def discriminator_blind(history: History, limits: Thresholds) -> Finding | None:
     Near the equilibrium it is chance as well; only while fakes are far off it should not be.
     """
     ranking, spread = history.get("ranking"), history.get("real_logit_std")
-    if ranking is not None and len(ranking.past) >= limits.warm_up and ranking.now <= limits.misranking:
+    led = ranking is not None and len(ranking.past) >= limits.warm_up and ranking.usual() <= 0.5
+    if ranking is not None and led and ranking.now <= limits.misranking:
         said = f"the discriminator ranks {ranking.now:.1%} of pairs rightly (limit {{}}): it holds fakes for real"
         return finding("discriminator-blind", "ranking", "", ranking.now, limits.misranking, said)
     far = _far_off(history, limits)
@@ -94,15 +95,25 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
     if _real_samples_changed(history, limits):
         return None
     found = []
-    for signal in ("diversity", "feature_diversity"):
-        spread = history.get(signal, past=limits.warm_up)
-        if spread is None:
-            continue
-        where = "" if signal == "diversity" else " in the discriminator's features"
+    spread = history.get("diversity", past=limits.warm_up)
+    if spread is not None:
         share = ratio(spread.now, spread.usual())
-        if share <= limits.diversity_decay and spread.deviation() <= -limits.deviations:
-            said = f"the distance between fakes{where} fell to {share:.2g} of its past (limit {{}})"
-            found.append(finding("mode-collapse", signal, "", share, limits.diversity_decay, said))
+        if share <= limits.diversity_decay and spread.deviation(least=0.03) <= -limits.diversity_deviations:
+            said = f"the distance between fakes fell to {share:.2g} of its past (limit {{}})"
+            found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_decay, said))
+    features = history.get("feature_diversity", past=limits.warm_up)
+    if features is not None:
+        share = ratio(features.now, features.usual())
+        if share <= limits.feature_decay and features.deviation() <= -limits.deviations:
+            said = f"to the discriminator's features fakes are {share:.2g} as far apart as in the past (limit {{}})"
+            found.append(finding("mode-collapse", "feature_diversity", "", share, limits.feature_decay, said))
+    drifting, window = history.get("diversity", past=limits.learning), history.windows.get("diversity", ())
+    if drifting is not None and len(window) == WINDOW:
+        middle = statistics.median(window)
+        share = ratio(middle, drifting.usual())
+        if share <= limits.diversity_drift and drifting.deviation(middle, 0.02) <= -limits.drift_deviations:
+            said = f"the distance between fakes has long been {share:.2g} of its past (limit {{}})"
+            found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_drift, said))
     near = history.get("neighbours", past=limits.warm_up)
     long = near is not None and (near.usual() >= 2 * limits.neighbours or len(near.past) >= limits.learning)
     if near is not None and long and near.now <= limits.neighbours:
@@ -114,6 +125,10 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
         if growth >= limits.coverage_growth and coverage.deviation() >= limits.deviations:
             said = f"real samples lie {growth:.1f}× as far from their nearest fakes as before (limit {{}}×)"
             found.append(finding("mode-collapse", "coverage", "", growth, limits.coverage_growth, said))
+    copies = history.get("copies", past=limits.warm_up)
+    if copies is not None and copies.now >= limits.copies + copies.usual():
+        said = f"{copies.now:.0%} of the real samples are copies of another one (limit {{}}), and G follows them"
+        found.append(finding("mode-collapse", "copies", "", copies.now, limits.copies, said))
     fake, real = history.get("fake_logit_std", past=limits.warm_up), history.get("real_logit_std")
     if history.get("diversity") is None and fake is not None and real is not None:
         share = ratio(fake.now, real.now)
@@ -121,14 +136,22 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
             said = f"logits of fakes spread {share:.2g} as far as those of real samples (limit {{}})"
             found.append(finding("mode-collapse", "fake_logit_std", "", share, limits.fake_spread, said))
     far, ranking = _far_off(history, limits), history.get("ranking")
-    if far is not None and (ranking is None or ranking.usual() < limits.separation):
+    if far is not None and not (ranking is not None and _is_ahead(ranking, limits)):
         found.append(far)
     return worst(found)
 
 
 def oscillating(history: History, limits: Thresholds) -> Finding | None:
-    """A loss or mean logit swings, slowly and ever more widely, or both logits circle together."""
+    """A loss or mean logit swings, slowly and ever more widely; both logits circle together; D is right and wrong."""
     found = []
+    ranking, ranked = history.get("ranking", past=WINDOW), history.windows.get("ranking", [])
+    if ranking is not None and len(ranked) == WINDOW:
+        smooth = [statistics.median(three) for three in zip(ranked, ranked[1:], ranked[2:], strict=False)]
+        lowest = itertools.accumulate(smooth, min)
+        rise = max(now - low for now, low in zip(smooth, lowest, strict=True))
+        if rise >= limits.ranking_swing:
+            said = f"the probability of a right ranking rose by {rise:.2g} (limit {{}}): D was wrong, and is sure again"
+            found.append(finding("oscillating", "ranking", "", rise, limits.ranking_swing, said))
     for signal, swing in history.layers("swing", limits.warm_up):
         growth = ratio(swing.now, swing.usual())
         if growth >= limits.swing_growth and _swings(detrended(history.windows[signal]), limits):
@@ -148,6 +171,11 @@ def oscillating(history: History, limits: Thresholds) -> Finding | None:
 def has_won(history: History, limits: Thresholds) -> bool:
     ranking = history.get("ranking")
     return ranking is not None and ranking.now >= limits.separation
+
+
+def _is_ahead(ranking: Series, limits: Thresholds) -> bool:
+    """Whether D has told real and fake all along."""
+    return bool(ranking.past) and min(ranking.now, ranking.usual()) >= limits.ahead
 
 
 def _far_off(history: History, limits: Thresholds) -> Finding | None:

@@ -44,11 +44,12 @@ def logit_signals(real: Tensor | None, fake: Tensor | None) -> dict[str, Tensor]
 
 
 def diversity(real: Tensor, fake: Tensor, most: int = 64) -> dict[str, Tensor]:
-    """Of real and fake samples, flattened: scalars, each a ratio of fake to real; 1 where both are alike.
+    """Of real and fake samples, flattened: scalars, but the last each a ratio of fake to real; 1 where both are alike.
 
     ``diversity``: mean distance between two; ``neighbours``: median distance to the nearest of one's own kind;
     ``coverage``: median distance of real samples to the nearest fake, over that to the nearest other real one. None is
-    above ``LARGEST``, so that real samples that are all alike make no infinity.
+    above ``LARGEST``, so that real samples that are all alike make no infinity. ``copies``: share of real samples that
+    lie as good as upon another one.
 
     Args:
         most: samples of each that are looked at.
@@ -62,6 +63,7 @@ def diversity(real: Tensor, fake: Tensor, most: int = 64) -> dict[str, Tensor]:
     tiny = torch.finfo(torch.float32).tiny
     nearest_real = torch.maximum((among_real + far).amin(1).median(), NEAREST * among_real.mean()).clamp_min(tiny)
     found = {
+        "copies": ((among_real + far).amin(1) <= NEAREST * among_real.mean()).float().mean(),
         "diversity": among_fake.sum() / among_real.sum().clamp_min(tiny),
         "neighbours": (among_fake + far).amin(1).median() / nearest_real,
         "coverage": torch.cdist(real, fake).amin(1).median() / nearest_real,

@@ -26,9 +26,9 @@ class Thresholds:
     """robust standard deviations (1.4826 · MAD, of logarithms) by which a signal has to leave its past"""
     gradient_growth: float = 10.0
     """times the past's gradient norm: exploding"""
-    gradient_largest: float = 1e3
+    gradient_largest: float = 300.0
     """gradient norm of a player that no past excuses"""
-    update_growth: float = 5.0
+    update_growth: float = 3.0
     """times the past's step of the weights, ‖ΔW‖/‖W‖, in half of a player's layers: exploding"""
     gradient_decay: float = 0.02
     """of the past's gradient norm: vanishing"""
@@ -40,6 +40,8 @@ class Thresholds:
     """hidden-output variance that no past excuses"""
     separation: float = 0.95
     """probability that D ranks a real sample above a fake one, from which it may overpower"""
+    ahead: float = 0.9
+    """the same, from which D is the cause where fakes never came near the data"""
     saturation: float = 0.9
     """share of samples whose sigmoid is within 1% of its end, from which a separating D leaves G no gradient"""
     gap_growth: float = 4.0
@@ -53,21 +55,31 @@ class Thresholds:
     blindness: float = 0.03
     """how near to one half the probability of a right ranking is, in a D that may be blind"""
     misranking: float = 0.2
-    """probability of a right ranking below which D is led: it holds fakes for the better real samples"""
+    """probability of a right ranking below which D, if it was no better than chance before, is led by G"""
     logit_spread: float = 0.01
     """standard deviation of real logits below which D says the same of all; a tenth of it, whatever the ranking"""
     logit_spread_decay: float = 0.05
     """of the past's standard deviation, likewise"""
     diversity: float = 0.3
     """mean distance between fakes, over that between real samples, below which G has not learnt to vary"""
-    diversity_decay: float = 0.7
+    diversity_decay: float = 0.85
     """of the past's: modes are lost"""
+    diversity_deviations: float = 4.0
+    """robust standard deviations (at least 3%) by which it has to leave its past"""
+    feature_decay: float = 0.5
+    """of the past's mean distance between fakes in D's features, likewise"""
+    diversity_drift: float = 0.94
+    """of the past's, in the median of the last 24 observations: they are being lost slowly"""
+    drift_deviations: float = 1.1
+    """robust standard deviations (of single observations, at least 2%) by which that median has to leave its past"""
     neighbours: float = 0.1
     """distance from a fake to its nearest fake, over the same of real samples, below which G repeats itself"""
     coverage_growth: float = 4.0
     """times the past's distance from real samples to their nearest fakes"""
-    coverage: float = 6.0
+    coverage: float = 4.5
     """distance from real samples to their nearest fakes, over the nearest real ones, from which they are far off"""
+    copies: float = 0.1
+    """share of real samples that are copies of another one, above the past's: the data lose their modes"""
     real_change: float = 3.0
     """times (or the inverse of it) the past's largest entry of the real samples, beyond which no fakes are compared"""
     fake_spread: float = 0.02
@@ -79,15 +91,19 @@ class Thresholds:
     sigma_largest: float = 1e4
     """σ₀ of a weight that is used as it is"""
     rank_decay: float = 0.3
-    """of the stable rank at the start"""
+    """of the stable rank at the start, or of its past"""
     rank_smallest: float = 1.5
     """stable rank that has to be reached as well: all but one direction are lost"""
+    rank_small: float = 3.0
+    """the same of a rank that falls below its past, not only slowly below its start"""
     swing_growth: float = 3.0
     """times the past's standard deviation of a loss or mean logit"""
     swing_smoothness: float = 0.6
     """mean squared change between observations over the variance (von Neumann's ratio; 2 for noise): slow swings"""
     swing_of_both: float = 5.0
     """times the gap between mean logits by which both swing together, and at least 1: the equilibrium is circled"""
+    ranking_swing: float = 0.6
+    """rise of the probability of a right ranking within 24 observations: D was led around, and has caught up"""
     swings: int = 4
     """times that the signal crosses from one side to the other"""
 

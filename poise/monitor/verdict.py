@@ -16,8 +16,8 @@ FAILURES = (
     "exploding-gradients",
     "mode-collapse",
     "vanishing-gradients",
-    "discriminator-overpowers",
     "oscillating",
+    "discriminator-overpowers",
 )
 """by name, causes before what they bring about: of those that began together the first one is the verdict"""
 VERDICTS = (HEALTHY, WARMING_UP, *FAILURES)

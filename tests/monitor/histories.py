@@ -30,7 +30,7 @@ def healthy(seed: int = 0) -> list[Record]:
                 **{"real_logit": real, "fake_logit": fake, "logit_gap": real - fake, "ranking": 0.85},
                 **{"real_logit_std": about(1.0), "fake_logit_std": about(0.9), "saturation": 0.02},
                 **{"diversity": about(0.95, 0.03), "neighbours": about(0.9, 0.05), "coverage": about(1.2, 0.05)},
-                **{"feature_diversity": about(1.0, 0.05), "largest_real": 1.0},
+                **{"feature_diversity": about(1.0, 0.05), "largest_real": 1.0, "copies": 0.0},
                 "gradient_norm": {layer: about(0.5, 0.2) for layer in LAYERS},
                 "update_ratio": {layer: about(0.005, 0.2) for layer in LAYERS},
                 "sigma": {layer: 1.5 * (1 + place / LENGTH) * about(1, 0.02) for layer in LAYERS},
@@ -98,7 +98,7 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
     ),
     "D tells all": ("discriminator-overpowers", _won),
     "D tells all by far": ("discriminator-overpowers", _scalar(ranking=lambda *_: 0.99, logit_gap=lambda *_: 5.0)),
-    "D is led by the nose": ("discriminator-blind", _scalar(ranking=lambda *_: 0.02)),
+    "fakes are where D is wrong": ("mode-collapse", _scalar(ranking=lambda *_: 0.02, diversity=lambda *_: 0.1)),
     "D's logits differ by nothing": (
         "discriminator-blind",
         _scalar(**dict.fromkeys(("real_logit_std", "fake_logit_std", "logit_gap"), lambda *_: 1e-4)),
@@ -115,6 +115,8 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
         ),
     ),
     "fakes become alike": ("mode-collapse", _scalar(diversity=lambda d, since: d * 0.9**since)),
+    "fakes become alike slowly": ("mode-collapse", _scalar(diversity=lambda d, since: d * max(0.85, 0.99**since))),
+    "the data repeat themselves": ("mode-collapse", _scalar(copies=lambda *_: 0.3)),
     "G repeats itself": ("mode-collapse", _scalar(neighbours=lambda *_: 0.01)),
     "real samples without fakes near": ("mode-collapse", _scalar(coverage=lambda c, since: c * 1.1**since)),
     "losses swing widely": (
@@ -122,6 +124,10 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
         _scalar(d_loss=lambda loss, since: loss + 2 * math.sin(2 * math.pi * since / 9)),
     ),
     "both logits circle": ("oscillating", _together),
+    "D is right and wrong by turns": (
+        "oscillating",
+        _scalar(ranking=lambda _, since: 0.5 + 0.45 * math.sin(2 * math.pi * since / 15)),
+    ),
     "a loss is NaN": ("not-finite", _scalar(g_loss=lambda *_: math.nan)),
     "a gradient is infinite": ("not-finite", _layer("gradient_norm", "D.linear", lambda *_: math.inf)),
 }

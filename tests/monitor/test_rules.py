@@ -15,7 +15,7 @@ from poise.monitor.history import PAST, RECENT, Series
 from poise.monitor.rules import RULES
 from tests.monitor.histories import ONSET, PATTERNS, healthy, pattern
 
-SCALES = [1e-3, 1.0, 1e3]
+SCALES = [1e-3, 1.0, 1e2]
 
 
 def failures(judge: Judge) -> list[str]:
@@ -120,6 +120,21 @@ def test_fakes_that_never_came_near_are_put_down_to_who_is_the_cause(ranking: fl
     first = next(one for one in judge.timeline if one.is_failing)
     assert first.signal == "coverage"
     assert first.step > records[Thresholds().learning]["step"]  # not before there was time to learn
+
+
+def test_a_discriminator_that_was_never_right_is_led() -> None:
+    records = healthy()
+    for record in records:
+        record |= {"ranking": 0.02, "coverage": 500.0}
+    judge = judged(records)
+    assert set(failures(judge)) == {"discriminator-blind"}
+    assert judge.verdict.signal == "ranking"
+
+
+def test_data_with_copies_from_the_start_are_what_they_are() -> None:
+    """A few hundred images and large batches."""
+    records = [record | {"copies": 0.3} for record in healthy()]
+    assert failures(judged(records)) == []
 
 
 def test_a_layer_that_is_moved_alone_is_no_explosion_of_gradients() -> None:

@@ -57,6 +57,7 @@ def test_diversity_is_that_of_pairwise_distances() -> None:
         return float(np.median(distances.min(1)))
 
     expected = {
+        "copies": 0.0,
         "diversity": between(f, f).sum() / between(r, r).sum(),
         "neighbours": nearest(f) / nearest(r),
         "coverage": np.median(between(r, f).min(1)) / nearest(r),
@@ -74,9 +75,12 @@ def test_diversity_of_equal_fakes_is_nothing_and_of_few_is_not_measured() -> Non
 
 def test_real_samples_that_are_alike_make_no_infinity() -> None:
     same = torch.zeros(8, 3, 8, 8)
-    assert {value.item() for value in diversity(same, images(8)).values()} == {LARGEST}
+    found = {name: value.item() for name, value in diversity(same, images(8)).items()}
+    assert found == {"copies": 1.0, **dict.fromkeys(("diversity", "neighbours", "coverage"), LARGEST)}
     pairs = images(4).repeat(2, 1, 1, 1)  # each real sample has its copy
-    assert 100 < diversity(pairs, images(8, seed=1))["coverage"].item() < LARGEST
+    found = {name: value.item() for name, value in diversity(pairs, images(8, seed=1)).items()}
+    assert found["copies"] == 1
+    assert 100 < found["coverage"] < LARGEST
 
 
 def test_hidden_variance_is_that_of_each_layers_output_and_features_enter_the_last() -> None:
