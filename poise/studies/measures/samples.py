@@ -11,9 +11,10 @@ from torch import Tensor
 from poise.data.digits import StackedDigits
 from poise.metrics.classes import ClassScore
 from poise.metrics.digits_classifier import digits_classifier
-from poise.metrics.evaluation import evaluate, judge_stacked_digits, labelled
+from poise.metrics.evaluation import evaluate, labelled
 from poise.metrics.generators import held_out_images, held_out_source
 from poise.metrics.reconstruction import FINAL, RUNNING, reconstruct
+from poise.metrics.stacked_digits import judge_stacked_digits
 from poise.metrics.truncation import truncation_curve
 from poise.sampling import to_float
 from poise.studies.measures.networks import kept, sampler_at
@@ -81,7 +82,7 @@ def truncation(run: Run, device: torch.device) -> Measured:
         if isinstance(data, StackedDigits):
             drawn = [images for images, _ in labelled(sampler, TRUNCATED_SAMPLES, 0, threshold, STANDING)]
             score = first_plane_score(drawn, data.resolution)
-            distance = judge_stacked_digits(iter(drawn), data)["fd_digits"]
+            distance = judge_stacked_digits(iter(drawn), data).values["fd_digits"]
         else:
             point = truncation_curve(sampler, data, threshold, samples=IMAGES, standing=STANDING)["points"][0][
                 "metrics"

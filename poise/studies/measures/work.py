@@ -12,7 +12,7 @@ from torch import Tensor
 
 from poise import noise
 from poise.data.digits import StackedDigits
-from poise.metrics.evaluation import judge_stacked_digits
+from poise.metrics.stacked_digits import judge_stacked_digits
 from poise.models import create, sizes
 from poise.studies.trial import Measured, Trial
 from poise.training import Recipe
@@ -50,7 +50,7 @@ def step_cost(trial: Trial, folder: Path) -> Measured:
     for step in range(1, WARM_UP + ROUNDS + 1):
         for name, state in states.items():
             started = time.perf_counter()
-            signals = state.advance(step, 0)
+            signals = state.advance(step)
             signals["g_loss"].item()  # waits for the device
             if step > WARM_UP:
                 taken[name].append(time.perf_counter() - started)
@@ -76,8 +76,8 @@ def one_per_class(trial: Trial, folder: Path) -> Measured:
     images is the same. Figures: "is_one", "fd_one"; "is_real", "fd_real" of training images drawn at random.
     """
     data = StackedDigits(resolution=trial.resolved().data.options.get("resolution", 16), seed=trial.seed)
-    one = judge_stacked_digits(iter([_one_of_each(data, trial.seed)]), data)
-    real = judge_stacked_digits(iter([data.batch(0, ONE_PER_CLASS_SAMPLES)[0]]), data)
+    one = judge_stacked_digits(iter([_one_of_each(data, trial.seed)]), data).values
+    real = judge_stacked_digits(iter([data.batch(0, ONE_PER_CLASS_SAMPLES)[0]]), data).values
     return Measured(
         {
             "is_one": one["score_digits"],
