@@ -43,7 +43,7 @@ def doubled_conv(conv: nn.Conv2d, x: Tensor, mode: str = "nearest") -> Tensor:
     if conv.kernel_size[0] == 1:
         return doubled(conv(x), mode)
     weight, bias = conv.weight, conv.bias
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         lower = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(lower), weight.to(lower), None if bias is None else bias.to(lower)
     if mode == "nearest":

@@ -159,3 +159,10 @@ def test_torch_func_goes_through(kind):
         return torch.func.vmap(torch.func.grad(lambda one: function(conv, one[None]).square().sum()))(x)
 
     torch.testing.assert_close(slopes(fused), slopes(plain), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_shapes_are_known_without_data(kind):
+    conv = nn.Conv2d(2, 3, 3, padding=1, device="meta")
+    x = torch.empty(1, 2, 8, 8, device="meta")
+    assert PAIRS[kind][0](conv, x).shape == PAIRS[kind][1](conv, x).shape
