@@ -1,11 +1,12 @@
-"""What the monitor costs: a training step with and without it, at the cadence of ``poise train``.
+"""What the monitor costs: the time of its observations over that of the training steps they are spread over.
 
 SNGAN-32 (hinge, SN, batch 64, five discriminator updates and one of the generator) and the stacked digits' 16×16 pair
-with one update of each, as ``poise train`` computes them. Both loops draw the same fixed batch; one is also observed
-every tenth step with all that the monitor takes: what the discriminator's last update saw. They take turns in one
-process, as many steps at a time as hold one full measurement of every probe; medians.
+with one update of each, as ``poise train`` computes them, shown all that the monitor takes: what the discriminator's
+last update saw. A cycle of probes holds each of them at its cadence, at least once; every observation of it is timed
+after a training step of its own, which leaves the caches as training does. The steps between, where nothing is
+observed, are not run but counted at the median's time. Cadences: that of ``poise train``, and ``poise.Monitor``'s own.
 
-    python benchmarks/monitor.py [--turns 3] [--every 10] [--networks sngan-32 digits]
+    python benchmarks/monitor.py [--turns 3] [--networks sngan-32 digits]
 
 Writes ``benchmarks/results/monitor.csv`` and ``.png``.
 """
@@ -13,15 +14,18 @@ Writes ``benchmarks/results/monitor.csv`` and ``.png``.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import math
+import time
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
-from timing import bar_plot, interleaved, write_csv
+from timing import bar_plot, write_csv
 
 import poise
 from poise.losses import LOSSES
+from poise.monitor import CADENCE
 from poise.training import Recipe
 from poise.training.sitting import cadence
 from poise.training.step import Players, discriminator_gradients, generator_gradients
@@ -38,76 +42,97 @@ class Setting:
     loss: str
     norm: str
     n_dis: int
+    precision: str
 
 
 SETTINGS = {
-    "sngan-32": Setting("sngan", {"resolution": 32}, "hinge", "sn", 5),
-    "digits": Setting("sngan-cnn", {"resolution": 16, "width": 32}, "non-saturating", "bssn", 1),
+    "sngan-32": Setting("sngan", {"resolution": 32}, "hinge", "sn", 5, "bf16"),
+    "digits": Setting("sngan-cnn", {"resolution": 16, "width": 32}, "non-saturating", "bssn", 1, "bf16"),
 }
 
 
-def loop(setting: Setting, watched: bool, steps: int, every: int) -> Callable[[], None]:
-    """So many steps of training, observed every so many of them or not at all."""
-    torch.manual_seed(0)
-    networks: tuple[Any, Any] = poise.models.create(setting.model, **setting.options)
-    generator, discriminator = networks
-    poise.normalize(discriminator, setting.norm)
-    g_adam, d_adam = (torch.optim.Adam(one.parameters(), 2e-4, (0.0, 0.9), fused=True) for one in networks)
-    players = Players(generator, discriminator, g_adam, d_adam, LOSSES[setting.loss], torch.device("cpu"), "fp32")
-    size = setting.options["resolution"]
-    real = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
-    monitor = poise.Monitor(generator=generator, discriminator=discriminator, every=cadence(every))
-    done = 0
+class Training:
+    """A pair in training on one fixed batch, and the monitors that look at it."""
 
-    def run() -> None:
-        nonlocal done
-        for _ in range(steps):
-            done += 1
-            is_observed = watched and done % every == 0
-            for update in range(setting.n_dis):
-                players.is_watched = is_observed and update == setting.n_dis - 1
-                signals = discriminator_gradients(players, real, torch.randn(BATCH, LATENT))
-                players.d_optimizer.step()
-            signals |= generator_gradients(players, torch.randn(BATCH, LATENT))
-            players.g_optimizer.step()
-            if is_observed:
-                monitor.observe(done, None, **players.seen, **signals)
+    def __init__(self, setting: Setting, cadences: dict[str, dict[str, int]]) -> None:
+        torch.manual_seed(0)
+        networks: tuple[Any, Any] = poise.models.create(setting.model, **setting.options)
+        generator, discriminator = (one.to(memory_format=torch.channels_last) for one in networks)
+        poise.normalize(discriminator, setting.norm)
+        g_adam, d_adam = (torch.optim.Adam(one.parameters(), 2e-4, (0.0, 0.9), fused=True) for one in networks)
+        cpu, loss = torch.device("cpu"), LOSSES[setting.loss]
+        self.players = Players(generator, discriminator, g_adam, d_adam, loss, cpu, setting.precision)
+        size = setting.options["resolution"]
+        self.n_dis, self.real = setting.n_dis, torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
+        self.monitors = {
+            name: poise.Monitor(generator=generator, discriminator=discriminator, every=every)
+            for name, every in cadences.items()
+        }
+        self.signals: dict[str, torch.Tensor] = {}
 
-    return run
+    def step(self) -> float:
+        """One training step, watched. Returns its seconds."""
+        started, players = time.perf_counter(), self.players
+        for update in range(self.n_dis):
+            players.is_watched = update == self.n_dis - 1
+            self.signals = discriminator_gradients(players, self.real, torch.randn(BATCH, LATENT))
+            players.d_optimizer.step()
+        self.signals |= generator_gradients(players, torch.randn(BATCH, LATENT))
+        players.g_optimizer.step()
+        return time.perf_counter() - started
+
+    def observation(self, name: str, step: int) -> float:
+        """One observation, of the probes that are due at this step. Returns its seconds."""
+        started = time.perf_counter()
+        self.monitors[name].observe(step, None, **self.players.seen, **self.signals)
+        return time.perf_counter() - started
+
+
+def cycle(cadences: dict[str, int]) -> tuple[int, list[int]]:
+    """Steps of a cycle of probes, and those of them that are observed."""
+    every = min(cadences.values())
+    length = math.lcm(*cadences.values())
+    return length, list(range(every, length + 1, every))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--every", type=int, default=Recipe().monitor_every, help="steps between observations")
-    parser.add_argument("--steps", type=int, help="of a turn (default: as hold every probe)")
+    parser.add_argument("--turns", type=int, default=3, help="cycles of each cadence; the first is not counted")
     parser.add_argument("--networks", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--threads", type=int, help="of torch (default: its own)")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    cadences = {"poise train": cadence(Recipe().monitor_every), "poise.Monitor": dict(CADENCE)}
     rows = []
-    steps = options.steps or max(cadence(options.every).values())
-    for name in options.networks:
-        setting = SETTINGS[name]
-        ways = {way: loop(setting, way != "without", steps, options.every) for way in ("without", "with monitor")}
-        medians = interleaved(ways, options.turns)
-        for way, seconds in medians.items():
-            cost = 100 * (seconds / medians["without"] - 1)
+    for network in options.networks:
+        training = Training(SETTINGS[network], cadences)
+        spent: dict[str, dict[int, list[float]]] = {name: {} for name in cadences}
+        steps = []
+        for turn in range(options.turns + 1):
+            for name, probes in cadences.items():
+                length, observed = cycle(probes)
+                for step in observed:
+                    seconds = training.step()
+                    taken = training.observation(name, turn * length + step)
+                    if turn:
+                        steps.append(seconds)
+                        spent[name].setdefault(step, []).append(taken)
+        for name, probes in cadences.items():
+            length, observed = cycle(probes)
+            of_cycle = sum(median(spent[name][step]) for step in observed)
             row = {
-                "networks": name,
-                "way": way,
-                "seconds_a_step": f"{seconds / steps:.5f}",
-                "cost_percent": f"{cost:.2f}",
+                "networks": network,
+                "cadence": name,
+                "precision": SETTINGS[network].precision,
+                "seconds_a_step": f"{median(steps):.5f}",
+                "seconds_a_cycle_of_observations": f"{of_cycle:.5f}",
+                "steps_a_cycle": length,
+                "cost_percent": f"{100 * of_cycle / (length * median(steps)):.2f}",
                 "turns": options.turns,
-                "steps_a_turn": steps,
-                "observed_every": options.every,
             }
             print("  ".join(map(str, row.values())), flush=True)
             rows.append(row)
     write_csv(rows, "monitor.csv")
     bar_plot(
-        [row for row in rows if row["way"] != "without"],
+        [{**row, "way": row["cadence"]} for row in rows],
         "monitor.png",
         group="networks",
         value="cost_percent",

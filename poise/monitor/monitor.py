@@ -16,7 +16,7 @@ from poise.monitor.record import Values, as_record, flat
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import FAILURES, VERDICTS, Verdict
 
-CADENCE = {"gradients": 5, "updates": 5, "spectra": 5, "hidden": 5, "diversity": 5, "lipschitz": 25}
+CADENCE = {"gradients": 5, "updates": 5, "spectra": 5, "hidden": 10, "diversity": 5, "lipschitz": 25}
 """steps from one measurement of each probe to the next; 0: never"""
 SHOWN, ON_LINES = 32, 16
 """samples of each kind that are shown to the networks, and lines on which steepness is measured"""
