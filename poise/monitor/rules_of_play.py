@@ -94,6 +94,30 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
     """
     if _real_samples_changed(history, limits):
         return None
+    found = _modes_lost(history, limits) if _came_near(history, limits) else []
+    near = history.get("neighbours", past=limits.warm_up)
+    long = near is not None and (near.usual() >= 2 * limits.neighbours or len(near.past) >= limits.learning)
+    if near is not None and long and near.now <= limits.neighbours:
+        said = f"a fake's nearest fake is {near.now:.2g} as far as a real sample's nearest real one (limit {{}})"
+        found.append(finding("mode-collapse", "neighbours", "", near.now, limits.neighbours, said))
+    copies = history.get("copies", past=limits.warm_up)
+    if copies is not None and copies.now >= limits.copies + 1.5 * copies.usual():
+        said = f"{copies.now:.0%} of the real samples are copies of another one (limit {{}}), and G follows them"
+        found.append(finding("mode-collapse", "copies", "", copies.now, limits.copies, said))
+    fake, real = history.get("fake_logit_std", past=limits.warm_up), history.get("real_logit_std")
+    if history.get("diversity") is None and fake is not None and real is not None:
+        share = ratio(fake.now, real.now)
+        if share <= limits.fake_spread and real.now > limits.logit_spread:
+            said = f"logits of fakes spread {share:.2g} as far as those of real samples (limit {{}})"
+            found.append(finding("mode-collapse", "fake_logit_std", "", share, limits.fake_spread, said))
+    far, ranking = _far_off(history, limits), history.get("ranking")
+    if far is not None and not (ranking is not None and _is_ahead(ranking, limits)):
+        found.append(far)
+    return worst(found)
+
+
+def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
+    """Signs of modes that were there in the past: fakes less apart than before, or further from real samples."""
     found = []
     spread = history.get("diversity", past=limits.warm_up)
     if spread is not None:
@@ -114,31 +138,13 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
         if share <= limits.diversity_drift and drifting.deviation(middle, 0.02) <= -limits.drift_deviations:
             said = f"the distance between fakes has long been {share:.2g} of its past (limit {{}})"
             found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_drift, said))
-    near = history.get("neighbours", past=limits.warm_up)
-    long = near is not None and (near.usual() >= 2 * limits.neighbours or len(near.past) >= limits.learning)
-    if near is not None and long and near.now <= limits.neighbours:
-        said = f"a fake's nearest fake is {near.now:.2g} as far as a real sample's nearest real one (limit {{}})"
-        found.append(finding("mode-collapse", "neighbours", "", near.now, limits.neighbours, said))
     coverage = history.get("coverage", past=limits.warm_up)
     if coverage is not None:
         growth = ratio(coverage.now, coverage.usual())
         if growth >= limits.coverage_growth and coverage.deviation() >= limits.deviations:
             said = f"real samples lie {growth:.1f}× as far from their nearest fakes as before (limit {{}}×)"
             found.append(finding("mode-collapse", "coverage", "", growth, limits.coverage_growth, said))
-    copies = history.get("copies", past=limits.warm_up)
-    if copies is not None and copies.now >= limits.copies + copies.usual():
-        said = f"{copies.now:.0%} of the real samples are copies of another one (limit {{}}), and G follows them"
-        found.append(finding("mode-collapse", "copies", "", copies.now, limits.copies, said))
-    fake, real = history.get("fake_logit_std", past=limits.warm_up), history.get("real_logit_std")
-    if history.get("diversity") is None and fake is not None and real is not None:
-        share = ratio(fake.now, real.now)
-        if share <= limits.fake_spread and real.now > limits.logit_spread:
-            said = f"logits of fakes spread {share:.2g} as far as those of real samples (limit {{}})"
-            found.append(finding("mode-collapse", "fake_logit_std", "", share, limits.fake_spread, said))
-    far, ranking = _far_off(history, limits), history.get("ranking")
-    if far is not None and not (ranking is not None and _is_ahead(ranking, limits)):
-        found.append(far)
-    return worst(found)
+    return found
 
 
 def oscillating(history: History, limits: Thresholds) -> Finding | None:
@@ -176,6 +182,12 @@ def has_won(history: History, limits: Thresholds) -> bool:
 def _is_ahead(ranking: Series, limits: Thresholds) -> bool:
     """Whether D has told real and fake all along."""
     return bool(ranking.past) and min(ranking.now, ranking.usual()) >= limits.ahead
+
+
+def _came_near(history: History, limits: Thresholds) -> bool:
+    """Whether fakes were near the data in the past: modes that never were covered cannot be lost."""
+    coverage = history.get("coverage", past=limits.warm_up)
+    return coverage is None or coverage.usual() <= limits.coverage
 
 
 def _far_off(history: History, limits: Thresholds) -> Finding | None:

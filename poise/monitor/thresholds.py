@@ -68,9 +68,9 @@ class Thresholds:
     """robust standard deviations (at least 3%) by which it has to leave its past"""
     feature_decay: float = 0.5
     """of the past's mean distance between fakes in D's features, likewise"""
-    diversity_drift: float = 0.94
+    diversity_drift: float = 0.88
     """of the past's, in the median of the last 24 observations: they are being lost slowly"""
-    drift_deviations: float = 1.1
+    drift_deviations: float = 1.5
     """robust standard deviations (of single observations, at least 2%) by which that median has to leave its past"""
     neighbours: float = 0.1
     """distance from a fake to its nearest fake, over the same of real samples, below which G repeats itself"""
@@ -78,8 +78,8 @@ class Thresholds:
     """times the past's distance from real samples to their nearest fakes"""
     coverage: float = 4.5
     """distance from real samples to their nearest fakes, over the nearest real ones, from which they are far off"""
-    copies: float = 0.1
-    """share of real samples that are copies of another one, above the past's: the data lose their modes"""
+    copies: float = 0.05
+    """share of real samples that are copies of another one, above 1.5× the past's: the data lose their modes"""
     real_change: float = 3.0
     """times (or the inverse of it) the past's largest entry of the real samples, beyond which no fakes are compared"""
     fake_spread: float = 0.02
@@ -94,7 +94,7 @@ class Thresholds:
     """of the stable rank at the start, or of its past"""
     rank_smallest: float = 1.5
     """stable rank that has to be reached as well: all but one direction are lost"""
-    rank_small: float = 3.0
+    rank_small: float = 4.0
     """the same of a rank that falls below its past, not only slowly below its start"""
     swing_growth: float = 3.0
     """times the past's standard deviation of a loss or mean logit"""
@@ -102,7 +102,7 @@ class Thresholds:
     """mean squared change between observations over the variance (von Neumann's ratio; 2 for noise): slow swings"""
     swing_of_both: float = 5.0
     """times the gap between mean logits by which both swing together, and at least 1: the equilibrium is circled"""
-    ranking_swing: float = 0.6
+    ranking_swing: float = 0.5
     """rise of the probability of a right ranking within 24 observations: D was led around, and has caught up"""
     swings: int = 4
     """times that the signal crosses from one side to the other"""

@@ -10,16 +10,20 @@ from typing import Any
 HEALTHY, WARMING_UP = "healthy", "warming-up"
 FAILURES = (
     "not-finite",
-    "spectral-explosion",
     "discriminator-blind",
-    "spectral-collapse",
+    "spectral-explosion",
     "exploding-gradients",
+    "spectral-collapse",
     "mode-collapse",
     "vanishing-gradients",
     "oscillating",
     "discriminator-overpowers",
 )
-"""by name, causes before what they bring about: of those that began together the first one is the verdict"""
+"""by name, causes before what they bring about: of those that began together the first one is the verdict.
+
+A discriminator that is no better than chance lets the generator run off, whatever then grows; only steps too large take
+the rank of a layer at once.
+"""
 VERDICTS = (HEALTHY, WARMING_UP, *FAILURES)
 
 

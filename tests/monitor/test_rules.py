@@ -122,6 +122,56 @@ def test_fakes_that_never_came_near_are_put_down_to_who_is_the_cause(ranking: fl
     assert first.step > records[Thresholds().learning]["step"]  # not before there was time to learn
 
 
+@pytest.mark.parametrize("coverage", [1.2, 12.0])
+def test_modes_are_lost_only_where_there_were_any(coverage: float) -> None:
+    """Fakes that never came near the data draw together and apart as they wander; that is no loss of modes."""
+    records = healthy()
+    past = Thresholds().learning - 10  # before "far off" is a failure by itself
+    for since, record in enumerate(records):
+        record |= {"coverage": coverage, "diversity": record["diversity"] * (0.4 if since > past else 1)}
+    assert failures(judged(records[: past + 10])) == (["mode-collapse"] if coverage < Thresholds().coverage else [])
+
+
+@pytest.mark.parametrize("share", [0.95, 0.92])
+def test_a_slow_drift_of_some_percent_is_none(share: float) -> None:
+    records = healthy()
+    for since, record in enumerate(records[ONSET:]):
+        record["diversity"] *= max(share, 0.99**since)
+    assert failures(judged(records)) == []
+
+
+@pytest.mark.parametrize(
+    ("signs", "cause"),
+    [
+        ({"update_ratio": 10.0, "stable_rank": 0.1}, "exploding-gradients"),
+        ({"update_ratio": 10.0, "sigma": 6.0}, "spectral-explosion"),
+        ({"stable_rank": 0.1, "diversity": 0.3}, "spectral-collapse"),
+    ],
+)
+def test_causes_stand_above_what_they_bring_about(signs: dict[str, float], cause: str) -> None:
+    records = healthy()
+    for record in records[ONSET:]:
+        for signal, factor in signs.items():
+            values = record[signal]
+            record[signal] = {k: v * factor for k, v in values.items()} if signal != "diversity" else values * factor
+    assert next(iter(failures(judged(records)))) == cause
+
+
+def test_a_blind_discriminator_is_the_cause_of_a_generator_that_runs_off() -> None:
+    records = healthy()
+    for since, record in enumerate(records):
+        record["ranking"] = 0.45 if since < ONSET else 0.0
+        record["sigma"]["G.conv"] *= 1 if since < ONSET else 6
+    assert next(iter(failures(judged(records)))) == "discriminator-blind"
+
+
+def test_copies_of_samples_have_to_leave_what_is_usual_of_the_data() -> None:
+    records = healthy()
+    for since, record in enumerate(records):
+        record["copies"] = 0.3 if since < ONSET else 0.4
+    assert failures(judged(records)) == []
+
+
 def test_a_discriminator_that_was_never_right_is_led() -> None:
     records = healthy()
     for record in records:
