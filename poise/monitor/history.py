@@ -83,6 +83,12 @@ class Series:
             self._usual = _median(self.past)
         return self._usual
 
+    def tenth(self, upper: bool) -> float:
+        """A tenth of the past's points lie beyond it."""
+        ordered = sorted(self.past)
+        place = len(ordered) // 10
+        return ordered[-1 - place] if upper else ordered[place]
+
     def deviation(self, value: float | None = None, least: float = 0.1) -> float:
         """By how many robust standard deviations the logarithm of ``now`` lies above (below: negative) the past's.
 

@@ -191,15 +191,18 @@ def _came_near(history: History, limits: Thresholds) -> bool:
 
 
 def _far_off(history: History, limits: Thresholds) -> Finding | None:
-    """Fakes that are alike, or far from the data, after so long, and were no better before; by itself mode collapse."""
+    """Fakes that are alike, or far from the data, after so long, and were no better before; by itself mode collapse.
+
+    No better: not in a tenth of the past. Fakes that drew near, and are about as far as the limit now, have not failed.
+    """
     for signal, limit in (("coverage", limits.coverage), ("diversity", limits.diversity)):
         series = history.get(signal, past=limits.learning)
         if series is None:
             continue
-        if signal == "coverage" and min(series.now, series.usual()) >= limit:
+        if signal == "coverage" and min(series.now, series.tenth(upper=False)) >= limit:
             said = f"real samples lie {series.now:.2g}× as far from a fake as from each other (limit {{}}×), as before"
             return finding("mode-collapse", signal, "", series.now, limit, said)
-        if signal == "diversity" and max(series.now, series.usual()) <= limit:
+        if signal == "diversity" and max(series.now, series.tenth(upper=True)) <= limit:
             said = f"fakes are {series.now:.2g} as far apart as real samples (limit {{}}), as before"
             return finding("mode-collapse", signal, "", series.now, limit, said)
     return None
