@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from poise.monitor import Verdict
-from poise.monitor.history import History
+from poise.monitor.history import RECENT, History
+from poise.monitor.thresholds import Thresholds
 from poise.training import checkpoint
 from poise.training.checkpoint import CheckpointError, Progress
 from poise.training.recipe import Recipe
@@ -29,6 +30,14 @@ LEAST, SHARE = 5, 20
 def patience(recipe: Recipe) -> int:
     """Steps for which a failing verdict has to last, before a run stops or returns for it."""
     return recipe.patience or max(LEAST * recipe.monitor_every, recipe.steps // SHARE)
+
+
+def grace(recipe: Recipe, thresholds: Thresholds) -> int:
+    """Steps after a return before the time of a failing verdict begins to run.
+
+    So long the monitor, which starts anew, has no past to compare with, and the change has had no time to work.
+    """
+    return (RECENT + thresholds.warm_up) * recipe.monitor_every
 
 
 def failing_since(timeline: Sequence[Verdict], now: Verdict) -> int | None:

@@ -26,7 +26,7 @@ from poise.training.checkpoint import Progress
 from poise.training.disk import Disk
 from poise.training.log import NoLog, RunLog
 from poise.training.processes import Processes
-from poise.training.recovery import checkpoint_before, failing_since, healthy_before, never_otherwise, patience
+from poise.training.recovery import checkpoint_before, failing_since, grace, healthy_before, never_otherwise, patience
 from poise.training.run import Run
 from poise.training.state import State
 from poise.training.step import given
@@ -151,7 +151,10 @@ class Sitting:
             return True
         if self.recipe.on_failure == "warn" or self.failing_since is None or step == self.recipe.steps:
             return False
-        return step - self.failing_since >= patience(self.recipe)
+        since, thresholds = self.failing_since, self.monitor.judge.thresholds
+        if self.done.rollbacks:
+            since = max(since, self.state.changes.since + grace(self.recipe, thresholds))
+        return step - since >= patience(self.recipe)
 
     def may_roll_back(self) -> bool:
         return self.recipe.on_failure == "rollback" and self.done.rollbacks < self.recipe.max_rollbacks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from poise.data.digits import StackedDigits
 from poise.monitor import FAILURES, Finding, Verdict, judge
 from poise.monitor.advice import ADVICE, REMEDIES
 from poise.monitor.history import History
+from poise.monitor.thresholds import Thresholds
 from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
-from poise.training.changes import Changes, Clamps, advised
+from poise.training.changes import Changes, Clamps, advised, is_unbounded
 from poise.training.checkpoint import Checkpoint, Progress
-from poise.training.recovery import checkpoint_before, failing_since, never_otherwise, patience
+from poise.training.recovery import checkpoint_before, failing_since, grace, never_otherwise, patience
 from poise.training.sections import Choice
 
 Tiny = Callable[..., Recipe]
@@ -123,27 +125,40 @@ def test_a_stretch_of_failures_began_with_the_first_sign_of_its_first() -> None:
 def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advised(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Failing until it has returned twice: the second time one checkpoint further back."""
+    """Failing until it has returned twice: the second time one checkpoint further back, and not at once."""
     said: list[str] = []
+    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 22})
+    granted = grace(recipe, Thresholds())
+    assert granted == 13  # observations that a new monitor needs before it compares with a past
     sees(monkeypatch, "mode-collapse", lambda step: step >= 6 and sum("rolled back" in line for line in said) < 2)
-    run = train_and_report(tiny(on_failure="rollback", **OFTEN), tmp_path / "run", bar=False, say=said.append)
+    run = train_and_report(recipe, tmp_path / "run", bar=False, say=said.append)
     first, second = returns(run)
-    assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 9, 2)
+    assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 4 + granted + 3, 2)
     assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 0.1)
     assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.25, 0.25, 0.4)
+    assert (first["returns"], second["returns"]) == ({"mode-collapse": 1}, {"mode-collapse": 2})
     assert "it is so: rolled back to step 2, from there learning rates × 0.25, R1 with γ = 0.4" in said
     records = [record for record in run.records() if "lr" in record]
-    assert [record["step"] for record in records] == list(range(1, 17))
-    assert [record["lr"] for record in records] == pytest.approx([2e-4] * 2 + [0.5e-4] * 14)
-    assert "Rolled back from step 9 to 2" in (run.path / "report.html").read_text()
+    assert [record["step"] for record in records] == list(range(1, 23))
+    assert [record["lr"] for record in records] == pytest.approx([2e-4] * 2 + [0.5e-4] * 20)
+    assert "Rolled back from step 20 to 2" in (run.path / "report.html").read_text()
     assert json.loads((run.path / "diagnosis.json").read_text())["rollbacks"] == 2
 
 
 def test_after_the_last_return_it_stops(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sees(monkeypatch, "oscillating", lambda step: step >= 6)
     with pytest.raises(TrainingFailed, match="rolled back 1 times before"):
-        quiet(tiny(on_failure="rollback", max_rollbacks=1, **OFTEN), tmp_path / "run")
+        quiet(tiny(on_failure="rollback", max_rollbacks=1, **{**OFTEN, "steps": 24}), tmp_path / "run")
     assert len(returns(Run(tmp_path / "run"))) == 1
+
+
+def test_a_number_that_is_not_finite_is_granted_no_time(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sees(monkeypatch, "not-finite", lambda step: step >= 6)
+    with pytest.raises(TrainingFailed, match="rolled back 2 times before"):
+        quiet(tiny(on_failure="rollback", max_rollbacks=2, **OFTEN), tmp_path / "run")
+    assert [event["from"] for event in returns(Run(tmp_path / "run"))] == [6, 6]
 
 
 def stopped_in(step: int, recipe: Recipe) -> pytest.MonkeyPatch:
@@ -271,7 +286,51 @@ def test_every_failure_has_a_remedy_that_its_advice_names() -> None:
 def test_r1_is_added_or_raised(before: float, given: list[dict[str, Any]], expected: float) -> None:
     penalties = [Choice(**choice) for choice in given]
     changes = advised(Changes(r1=before), Verdict("mode-collapse", 9), {}, penalties, 5)
-    assert changes == Changes(0.5, 0.5, pytest.approx(expected), {}, 5)  # type: ignore[arg-type]
+    expected_changes = Changes(0.5, 0.5, pytest.approx(expected), {}, 5, {"mode-collapse": 1})  # type: ignore[arg-type]
+    assert changes == expected_changes
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_that_comes_back_gets_all_there_is(name: str) -> None:
+    """Whatever it asked for the first time: both rates, R1 and its layer; so does the third time, further."""
+    networks = {"D": poise.normalize(nn.Sequential(nn.Linear(2, 4)), "bssn")}
+    verdict = Verdict(name, 9, layer="D.0")
+    rates, r1s = [], []
+    changes = Changes()
+    for _ in range(3):
+        changes = advised(changes, verdict, networks, [], 5)
+        rates.append((changes.g_rate, changes.d_rate))
+        r1s.append(changes.r1)
+    assert changes.returns == {name: 3}
+    assert [(g / h, d / i) for (g, d), (h, i) in itertools.pairwise(rates[::-1])] == [(0.5, 0.5)] * 2
+    assert r1s[1:] == pytest.approx([max(0.1, 4 * r1s[0]), 4 * max(0.1, 4 * r1s[0])])
+    assert changes.clamps.keys() == {"D.0"}
+    another = "oscillating" if name == "spectral-collapse" else "spectral-collapse"  # is met as for the first time
+    after = advised(changes, Verdict(another, 9, layer="D.0"), networks, [], 5)
+    assert after.returns == {name: 3, another: 1}
+    assert after.g_rate == changes.g_rate * REMEDIES[another].g_rate
+
+
+@pytest.mark.parametrize(
+    ("norm", "penalties", "signal", "expected"),
+    [
+        ("none", [], "ranking", 0.1),
+        ("none", [{"name": "orthonormal"}], "ranking", 0.1),  # bounds no slope
+        ("none", [], "real_logit_std", 0.0),  # flat already
+        ("bssn", [], "ranking", 0.0),
+        ("none", [{"name": "wgan-gp"}], "ranking", 0.0),
+        ("none", [{"name": "r1", "gamma": 2.0}], "ranking", 0.0),  # as the recipe has it
+    ],
+)
+def test_a_discriminator_that_nothing_bounds_gets_r1(
+    norm: str, penalties: list[dict[str, Any]], signal: str, expected: float
+) -> None:
+    networks = {"D": poise.normalize(nn.Sequential(nn.Linear(2, 4)), norm)}
+    given = [Choice(**choice) for choice in penalties]
+    changes = advised(Changes(), Verdict("discriminator-blind", 9, signal=signal), networks, given, 5)
+    assert (changes.r1, changes.g_rate, changes.d_rate) == (expected, 0.5, 1.0)
+    assert is_unbounded(networks["D"], given) == (expected > 0 or signal == "real_logit_std")
+    assert not is_unbounded(None, given)
 
 
 def test_r1_takes_the_place_of_the_recipes_and_leaves_the_others() -> None:
@@ -318,7 +377,8 @@ def test_changes_are_said() -> None:
 
 
 def test_a_checkpoint_keeps_the_changes(tmp_path: Path) -> None:
-    progress = Progress(3, rollbacks=2, changes=Changes(0.25, 0.5, 1.0, {"G.linear": 1 / 3}, 7), verdict="oscillating")
+    changed = Changes(0.25, 0.5, 1.0, {"G.linear": 1 / 3}, 7, {"oscillating": 2})
+    progress = Progress(3, rollbacks=2, changes=changed, verdict="oscillating")
     networks = {name: {"weight": torch.zeros(1)} for name in checkpoint.NETWORKS}
     path = checkpoint.save(tmp_path, Checkpoint(networks, {}, progress, {"step": 3, "tensor": torch.ones(2)}))
     kept = checkpoint.load(path)
