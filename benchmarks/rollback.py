@@ -43,8 +43,8 @@ MOMENTUM = {"lr": 2e-3, "beta1": 0.9, "beta2": 0.99}
 USUAL = {"lr": 2e-3, "beta1": 0.0, "beta2": 0.9}
 TOY: dict[str, Any] = {
     **{"model": {"name": "mlp", "width": 64, "depth": 3, "latent_dim": 2, "activation": "leaky"}, "d_norm": "none"},
-    **{"batch_size": 128, "log_every": 50, "sample_every": 10_000, "checkpoint_every": 50, "evaluate_every": None},
-    **{"ema_half_life": 50, "best_by": "none", "device": "cpu", "precision": "fp32"},
+    **{"batch_size": 128, "log_every": 50, "sample_every": 10_000, "checkpoint_every": 50, "keep_every": 50},
+    **{"evaluate_every": None, "ema_half_life": 50, "best_by": "none", "device": "cpu", "precision": "fp32"},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "rates": {"data": "ring2d", "loss": "non-saturating", "g_optimizer": FAST, "d_optimizer": FAST},

@@ -20,7 +20,7 @@ from poise.penalties import OF_WEIGHTS
 from poise.spectra.power import as_matrix
 from poise.training.sections import Choice
 
-AGAIN = Remedy(r1=True, clamp=True)
+AGAIN = Remedy(g_rate=0.25, d_rate=0.25, r1=True, clamp=True)
 """for a failure that comes back although the run returned for it: all there is"""
 FLAT = "real_logit_std"
 """signal of a discriminator that says the same of all samples; R1 would flatten it further"""
@@ -72,7 +72,7 @@ def advised(
 ) -> Changes:
     """The changes after a return for ``verdict``: those before it and what the advice of it asks for.
 
-    A verdict that comes back has both rates halved, R1 and a clamp of its layer, whatever it asked for the first time.
+    A verdict that comes back has both rates quartered, R1 and a clamp of its layer, whatever it asked for at first.
     A discriminator that nothing bounds gets R1 for any failure: without it the pair need not even converge from close
     by, at any rate (Mescheder et al. 2018, section 2). Not so one whose logits are flat already.
 

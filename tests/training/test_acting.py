@@ -24,7 +24,7 @@ from poise.monitor.thresholds import Thresholds
 from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
 from poise.training.changes import Changes, Clamps, advised, is_unbounded
 from poise.training.checkpoint import Checkpoint, Progress
-from poise.training.recovery import checkpoint_before, failing_since, grace, never_otherwise, patience
+from poise.training.recovery import checkpoint_before, failing_since, grace, never_otherwise, patience, unseen
 from poise.training.sections import Choice
 
 Tiny = Callable[..., Recipe]
@@ -125,7 +125,7 @@ def test_a_stretch_of_failures_began_with_the_first_sign_of_its_first() -> None:
 def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advised(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Failing until it has returned twice: the second time one checkpoint further back, and not at once."""
+    """Failing until it has returned twice: the second time further back, and not at once."""
     said: list[str] = []
     recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 22})
     granted = grace(recipe, Thresholds())
@@ -133,15 +133,15 @@ def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advi
     sees(monkeypatch, "mode-collapse", lambda step: step >= 6 and sum("rolled back" in line for line in said) < 2)
     run = train_and_report(recipe, tmp_path / "run", bar=False, say=said.append)
     first, second = returns(run)
-    assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 4 + granted + 3, 2)
+    assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 4 + granted + 3, 0)
     assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 0.1)
-    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.25, 0.25, 0.4)
+    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.125, 0.125, 0.4)
     assert (first["returns"], second["returns"]) == ({"mode-collapse": 1}, {"mode-collapse": 2})
-    assert "it is so: rolled back to step 2, from there learning rates × 0.25, R1 with γ = 0.4" in said
+    assert "it is so: rolled back to step 0, from there learning rates × 0.125, R1 with γ = 0.4" in said
     records = [record for record in run.records() if "lr" in record]
     assert [record["step"] for record in records] == list(range(1, 23))
-    assert [record["lr"] for record in records] == pytest.approx([2e-4] * 2 + [0.5e-4] * 20)
-    assert "Rolled back from step 20 to 2" in (run.path / "report.html").read_text()
+    assert [record["lr"] for record in records] == pytest.approx([0.25e-4] * 22)
+    assert "Rolled back from step 20 to 0" in (run.path / "report.html").read_text()
     assert json.loads((run.path / "diagnosis.json").read_text())["rollbacks"] == 2
 
 
@@ -213,28 +213,46 @@ def test_a_run_stopped_after_a_return_goes_on_with_the_changes_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "since", "window", "avoided", "expected"),
+    ("verdicts", "since", "window", "avoided", "unproven", "expected"),
     [
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, None, 6),
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 5, 0, None, 4),  # it had begun by step 6
-        ({2: "healthy", 4: "warming-up", 6: "mode-collapse"}, 7, 0, None, 4),
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 2, None, 4),  # it may have been under way at 6
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 9, None, 6),  # all are as near
-        ({0: "healthy", 4: "healthy", 6: "healthy"}, 7, 5, None, 6),  # and nothing is learnt at 0
-        ({0: "healthy", 4: "healthy", 6: "healthy"}, 2, 5, None, 0),
-        ({2: "healthy", 4: "healthy", 6: "oscillating"}, 7, 0, 4, 2),  # in vain before
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, 4, 6),  # a newer one since
-        ({4: "healthy", 6: "oscillating"}, 7, 0, 4, 4),  # no other
-        ({2: "oscillating", 4: "oscillating"}, 7, 0, None, 2),  # none was healthy: the earliest
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, None, 0, 6),
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 5, 0, None, 0, 4),  # it had begun by step 6
+        ({2: "healthy", 4: "warming-up", 6: "mode-collapse"}, 7, 0, None, 0, 4),
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 2, None, 0, 4),  # it may have been under way at 6
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 9, None, 0, 6),  # all are as near
+        ({0: "healthy", 4: "healthy", 6: "healthy"}, 7, 5, None, 0, 6),  # and nothing is learnt at 0
+        ({0: "healthy", 4: "healthy", 6: "healthy"}, 2, 5, None, 0, 0),
+        ({2: "healthy", 4: "healthy", 6: "oscillating"}, 7, 0, 4, 0, 2),  # in vain before
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, 4, 0, 6),  # a newer one since
+        ({4: "healthy", 6: "oscillating"}, 7, 0, 4, 0, 4),  # no other
+        ({2: "healthy", 4: "healthy", 6: "warming-up"}, 9, 0, 4, 3, 2),  # at 6 nothing could have been seen yet
+        ({2: "healthy", 4: "healthy", 8: "healthy"}, 9, 0, 4, 3, 8),  # at 8 it could
+        ({0: "healthy", 2: "healthy", 4: "healthy"}, 5, 4, 4, 0, 0),  # in vain, and it may have been under way at 2
+        ({0: "healthy", 2: "healthy", 4: "healthy"}, 5, 9, 4, 0, 0),
+        ({2: "oscillating", 4: "oscillating"}, 7, 0, None, 0, 2),  # none was healthy: the earliest
     ],
 )
 def test_the_checkpoint_returned_to(
-    verdicts: dict[int, str], since: int, window: int, avoided: int | None, expected: int, tmp_path: Path
+    verdicts: dict[int, str],
+    since: int,
+    window: int,
+    avoided: int | None,
+    unproven: int,
+    expected: int,
+    tmp_path: Path,
 ) -> None:
     for step, verdict in verdicts.items():
         networks = {name: {"weight": torch.zeros(1)} for name in checkpoint.NETWORKS}
         checkpoint.save(tmp_path, Checkpoint(networks, {}, Progress(step, verdict=verdict)), keep=9)
-    assert checkpoint_before(tmp_path, since, window, avoided) == tmp_path / f"step-{expected}"
+    assert checkpoint_before(tmp_path, since, window, avoided, unproven) == tmp_path / f"step-{expected}"
+
+
+def test_the_time_in_which_a_failure_may_have_been_unseen_grows_with_each_return() -> None:
+    recipe = Recipe.parse({"monitor_every": 10})
+    blind, circling, broken = (Verdict(name, 9) for name in ("discriminator-blind", "oscillating", "not-finite"))
+    assert [unseen(recipe, blind, n) for n in range(3)] == [50, 100, 200]  # the last 5 observations are judged
+    assert [unseen(recipe, circling, n) for n in range(3)] == [240, 480, 960]  # swings are looked for in 24
+    assert [unseen(recipe, broken, n) for n in range(3)] == [50, 50, 50]  # is seen at once
 
 
 def test_a_damaged_checkpoint_is_not_returned_to(tmp_path: Path) -> None:
@@ -302,7 +320,7 @@ def test_a_failure_that_comes_back_gets_all_there_is(name: str) -> None:
         rates.append((changes.g_rate, changes.d_rate))
         r1s.append(changes.r1)
     assert changes.returns == {name: 3}
-    assert [(g / h, d / i) for (g, d), (h, i) in itertools.pairwise(rates[::-1])] == [(0.5, 0.5)] * 2
+    assert [(g / h, d / i) for (g, d), (h, i) in itertools.pairwise(rates[::-1])] == [(0.25, 0.25)] * 2
     assert r1s[1:] == pytest.approx([max(0.1, 4 * r1s[0]), 4 * max(0.1, 4 * r1s[0])])
     assert changes.clamps.keys() == {"D.0"}
     another = "oscillating" if name == "spectral-collapse" else "spectral-collapse"  # is met as for the first time
