@@ -35,12 +35,14 @@ class Remedy:
     Attributes:
         g_rate, d_rate: factors of the players' learning rates.
         r1: whether R1 is added, or its γ raised. clamp: whether σ₀ of the layer is held where it was.
+        damp: whether both optimizers go on without momentum.
     """
 
     g_rate: float = 0.5
     d_rate: float = 0.5
     r1: bool = False
     clamp: bool = False
+    damp: bool = False
 
 
 REMEDIES = {
@@ -52,7 +54,7 @@ REMEDIES = {
     "mode-collapse": Remedy(r1=True),
     "spectral-explosion": Remedy(clamp=True),
     "spectral-collapse": Remedy(g_rate=1.0),
-    "oscillating": Remedy(r1=True),
+    "oscillating": Remedy(r1=True, damp=True),
 }
 """by verdict"""
 

@@ -46,6 +46,8 @@ class Changes:
     """step of the checkpoint from which they hold"""
     returns: Mapping[str, int] = field(default_factory=dict)
     """times the run returned, by verdict"""
+    damped: bool = False
+    """whether the optimizers go on without momentum: β₁ = 0"""
 
     def penalties(self, given: Sequence[Choice]) -> list[Choice]:
         """The discriminator's penalties, with R1 as it is now."""
@@ -62,6 +64,7 @@ class Changes:
         else:
             rates = (("generator", self.g_rate), ("discriminator", self.d_rate))
             said += [f"the {player}'s learning rate × {rate:g}" for player, rate in rates if rate != 1]
+        said += ["no momentum"] if self.damped else []
         said += [f"R1 with γ = {self.r1:g}"] if self.r1 else []
         said += [f"σ₀ of {layer} at most {level:.3g}" for layer, level in self.clamps.items()]
         return ", ".join(said) or "nothing changed"
@@ -95,7 +98,17 @@ def advised(
         clamps[verdict.layer] = min(level, clamps.get(verdict.layer, level))
     rates = {"g_rate": before.g_rate * remedy.g_rate, "d_rate": before.d_rate * remedy.d_rate}
     returns = {**before.returns, verdict.name: before.returns.get(verdict.name, 0) + 1}
-    return replace(before, **rates, r1=r1, clamps=clamps, since=step, returns=returns)
+    damped = before.damped or remedy.damp
+    return replace(before, **rates, r1=r1, clamps=clamps, since=step, returns=returns, damped=damped)
+
+
+def damp(optimizer: torch.optim.Optimizer) -> None:
+    """Take the momentum away: β₁ of Adam and its like, and SGD's; the averages of squares stay."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (0.0, *group["betas"][1:])
+        if "momentum" in group:
+            group["momentum"] = 0.0
 
 
 def is_unbounded(discriminator: nn.Module | None, penalties: Sequence[Choice]) -> bool:

@@ -22,7 +22,7 @@ from poise.monitor.advice import ADVICE, REMEDIES
 from poise.monitor.history import History
 from poise.monitor.thresholds import Thresholds
 from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
-from poise.training.changes import Changes, Clamps, advised, is_unbounded
+from poise.training.changes import Changes, Clamps, advised, damp, is_unbounded
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.recovery import checkpoint_before, failing_since, grace, never_otherwise, patience, unseen
 from poise.training.sections import Choice
@@ -134,6 +134,7 @@ def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advi
     run = train_and_report(recipe, tmp_path / "run", bar=False, say=said.append)
     first, second = returns(run)
     assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 4 + granted + 3, 0)
+    assert (first["damped"], second["damped"]) == (False, False)
     assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 0.1)
     assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.125, 0.125, 0.4)
     assert (first["returns"], second["returns"]) == ({"mode-collapse": 1}, {"mode-collapse": 2})
@@ -177,12 +178,12 @@ def stopped_in(step: int, recipe: Recipe) -> pytest.MonkeyPatch:
     return patch
 
 
-@pytest.mark.parametrize("verdict", ["mode-collapse", "spectral-explosion"])
+@pytest.mark.parametrize("verdict", ["oscillating", "spectral-explosion"])
 @pytest.mark.parametrize("at", [5, 8])
 def test_a_run_stopped_after_a_return_goes_on_with_the_changes_bit_for_bit(
     verdict: str, at: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 12, "d_optimizer.lr": 1e-2})
+    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 12, "d_optimizer.lr": 1e-2, "d_optimizer.beta1": 0.5})
     runs = []
     for name in ("whole", "parts"):
         said: list[str] = []
@@ -391,7 +392,32 @@ def test_changes_are_said() -> None:
     changes = Changes(0.25, 0.25, 1.0, {"G.linear": 3.14159}, 7)
     assert str(changes) == "learning rates × 0.25, R1 with γ = 1, σ₀ of G.linear at most 3.14"
     assert str(Changes(d_rate=0.5)) == "the discriminator's learning rate × 0.5"
+    assert str(Changes(damped=True, r1=0.1)) == "no momentum, R1 with γ = 0.1"
     assert str(Changes()) == "nothing changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("Adam", {"betas": (0.9, 0.99)}), ("AdamW", {"betas": (0.5, 0.9)}), ("SGD", {"momentum": 0.9})],
+)
+def test_a_damped_optimizer_follows_the_gradient_of_the_moment(name: str, options: dict[str, Any]) -> None:
+    """After steps along +1, a gradient of 0 moves nothing: all else would be momentum."""
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = getattr(torch.optim, name)([weight], lr=0.1, weight_decay=0.0, **options)
+    for gradient in (1.0, 1.0, 0.0):
+        if not gradient:
+            before = weight.detach().clone()
+            damp(optimizer)
+        weight.grad = torch.full((3,), gradient)
+        optimizer.step()
+    assert_same(weight.detach(), before)
+
+
+def test_an_oscillating_pair_goes_on_without_momentum_also_after_other_failures() -> None:
+    changes = advised(Changes(), Verdict("oscillating", 9), {}, [], 5)
+    assert changes.damped
+    assert advised(changes, Verdict("mode-collapse", 9), {}, [], 5).damped
+    assert not advised(Changes(), Verdict("mode-collapse", 9), {}, [], 5).damped
 
 
 def test_a_checkpoint_keeps_the_changes(tmp_path: Path) -> None:
