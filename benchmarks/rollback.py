@@ -112,11 +112,10 @@ def plot(rows: list[dict[str, Any]]) -> None:
     for column, name in enumerate(names):
         total = 25 if RECIPES[name]["data"] == "grid2d" else 8
         axes.hlines(total, column - 0.42, column + 0.42, colors="#1c2330", linestyles="dotted", linewidth=1)
-    seeds = len({one["seed"] for one in rows})
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("modes covered at the end")
-    axes.set_title(f"bars: means of {seeds} seeds, points: seeds, dotted: all modes", fontsize=9)
-    axes.legend(frameon=False)
+    axes.set_title("bars: means of the seeds, points: seeds, dotted: all modes", fontsize=9)
+    axes.legend(frameon=False, loc="upper left")
     figure.savefig(RESULTS / "rollback.png", dpi=150)
 
 
