@@ -4,13 +4,18 @@ Each recipe is one whose fault is common, and is trained by ``poise train`` as i
 
 - ``rates``: a ring of 8 Gaussians, no normalization, learning rates twenty times those it is learnt with.
 - ``saturating``: a grid of 25 Gaussians, the minimax loss, a discriminator with five updates and ten times the rate.
-- ``deep``: a ring, the hinge loss, networks of eight layers without normalization, ten times the usual rates.
-- ``unbounded``: a ring of 8 Gaussians, the Wasserstein loss with nothing that bounds the discriminator: σ grows.
+- ``undamped``: a ring of 8 Gaussians, the Wasserstein loss with nothing that bounds the discriminator, and momentum
+  0.9: the bilinear game circles outward (Mescheder et al. 2018).
+
+The third is the case of that name in ``faults_catalogue.py``, chosen before it was tried. Of the faults there that are
+a recipe and nothing else, and fail by the truth, it is the one whose cause differs from the first two's and is within
+what a return changes (rates, R1, σ₀ of a layer). Left out are a D too deep or too strictly normalized, one whose first
+weights are too large, and one whose rate is 1/1000: they want another D, or a faster one, and no return gives that.
 
 Judged is the averaged generator of the newest checkpoint (of the stopped run also of its last healthy one), by points
 within 3σ of a mode. What the monitor saw, and what was changed, is in the table too.
 
-    python benchmarks/rollback.py [--seeds 0 1 2] [--recipes rates saturating deep unbounded] [--steps 1200] [--fresh]
+    python benchmarks/rollback.py [--seeds 0 1 2] [--recipes rates saturating undamped] [--steps 1200] [--fresh]
 
 Writes ``benchmarks/results/rollback.csv`` and ``.png``; runs that are in the table already are not trained again.
 """
@@ -34,12 +39,12 @@ from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
 from poise.training.recovery import healthy_before
 
 FAST = {"lr": 4e-2, "beta1": 0.0, "beta2": 0.9}
-HIGH = {"lr": 2e-2, "beta1": 0.0, "beta2": 0.9}
+MOMENTUM = {"lr": 2e-3, "beta1": 0.9, "beta2": 0.99}
 USUAL = {"lr": 2e-3, "beta1": 0.0, "beta2": 0.9}
 TOY: dict[str, Any] = {
     **{"model": {"name": "mlp", "width": 64, "depth": 3, "latent_dim": 2, "activation": "leaky"}, "d_norm": "none"},
-    **{"batch_size": 128, "log_every": 50, "sample_every": 10_000, "checkpoint_every": 50, "evaluate_every": None},
-    **{"ema_half_life": 50, "best_by": "none", "device": "cpu", "precision": "fp32"},
+    **{"batch_size": 128, "log_every": 50, "sample_every": 10_000, "checkpoint_every": 50, "keep_every": 50},
+    **{"evaluate_every": None, "ema_half_life": 50, "best_by": "none", "device": "cpu", "precision": "fp32"},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "rates": {"data": "ring2d", "loss": "non-saturating", "g_optimizer": FAST, "d_optimizer": FAST},
@@ -47,11 +52,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         **{"data": "grid2d", "loss": "minimax", "n_dis": 5},
         **{"g_optimizer": USUAL, "d_optimizer": {**USUAL, "lr": 2e-2}},
     },
-    "deep": {
-        **{"data": "ring2d", "loss": "hinge", "g_optimizer": HIGH, "d_optimizer": HIGH},
-        "model": {**TOY["model"], "depth": 8},
+    "undamped": {
+        **{"data": "ring2d", "loss": "wasserstein", "g_optimizer": MOMENTUM, "d_optimizer": MOMENTUM, "batch_size": 64},
+        "model": {**TOY["model"], "depth": 2, "latent_dim": 16},
     },
-    "unbounded": {"data": "ring2d", "loss": "wasserstein", "g_optimizer": USUAL, "d_optimizer": USUAL},
 }
 WAYS = ("warn", "stop", "rollback")
 SAMPLES = 2500
@@ -108,11 +112,10 @@ def plot(rows: list[dict[str, Any]]) -> None:
     for column, name in enumerate(names):
         total = 25 if RECIPES[name]["data"] == "grid2d" else 8
         axes.hlines(total, column - 0.42, column + 0.42, colors="#1c2330", linestyles="dotted", linewidth=1)
-    seeds = len({one["seed"] for one in rows})
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("modes covered at the end")
-    axes.set_title(f"bars: means of {seeds} seeds, points: seeds, dotted: all modes", fontsize=9)
-    axes.legend(frameon=False)
+    axes.set_title("bars: means of the seeds, points: seeds, dotted: all modes", fontsize=9)
+    axes.legend(frameon=False, loc="upper left")
     figure.savefig(RESULTS / "rollback.png", dpi=150)
 
 

@@ -16,7 +16,7 @@ ADVICE = {
     "discriminator-overpowers": "add R1 (γ 0.1 to 10: Mescheder et al. 2018), lower n_dis or the discriminator's rate, "
     "augment what it sees; look for a difference between real and fake that preprocessing makes",
     "discriminator-blind": "raise the discriminator's rate or n_dis, weaken its penalty, scale its normalization up "
-    "(bssn, scale 1.4 to 2: Lin et al. 2021); look for real samples among its fakes",
+    "(bssn, scale 1.4 to 2: Lin et al. 2021), or add R1 where nothing bounds it; look for real samples among its fakes",
     "mode-collapse": "go back to a checkpoint from before and halve the rates; normalize the discriminator (bssn), "
     "add R1, or take the relativistic loss with R1 and R2 (R3GAN: Huang et al. 2025)",
     "spectral-explosion": "clamp it (poise.normalize(…, 'sigma-clamp', layers={name!r})), or R1 with γ = 10; "
@@ -35,12 +35,14 @@ class Remedy:
     Attributes:
         g_rate, d_rate: factors of the players' learning rates.
         r1: whether R1 is added, or its γ raised. clamp: whether σ₀ of the layer is held where it was.
+        damp: whether both optimizers go on without momentum.
     """
 
     g_rate: float = 0.5
     d_rate: float = 0.5
     r1: bool = False
     clamp: bool = False
+    damp: bool = False
 
 
 REMEDIES = {
@@ -52,7 +54,7 @@ REMEDIES = {
     "mode-collapse": Remedy(r1=True),
     "spectral-explosion": Remedy(clamp=True),
     "spectral-collapse": Remedy(g_rate=1.0),
-    "oscillating": Remedy(r1=True),
+    "oscillating": Remedy(r1=True, damp=True),
 }
 """by verdict"""
 

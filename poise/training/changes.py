@@ -11,14 +11,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from poise.monitor.advice import REMEDIES
+from poise.monitor.advice import REMEDIES, Remedy
 from poise.monitor.probes import weights
 from poise.monitor.verdict import Verdict
-from poise.norms import SigmaClamp
+from poise.norms import SigmaClamp, normalized_weights
 from poise.norms.updates import watch
+from poise.penalties import OF_WEIGHTS
 from poise.spectra.power import as_matrix
 from poise.training.sections import Choice
 
+AGAIN = Remedy(g_rate=0.25, d_rate=0.25, r1=True, clamp=True)
+"""for a failure that comes back although the run returned for it: all there is"""
+FLAT = "real_logit_std"
+"""signal of a discriminator that says the same of all samples; R1 would flatten it further"""
 R1_FIRST, R1_TIMES, R1_MOST = 0.1, 4.0, 100.0
 """γ of an R1 that is added, by which it is raised, and where that ends; 0.1 to 10 are usual (Mescheder et al. 2018)"""
 HEADROOM = 1.5
@@ -39,6 +44,10 @@ class Changes:
     """most that σ₀ of a trained weight may be, by layer, "G.…" or "D.…" """
     since: int = 0
     """step of the checkpoint from which they hold"""
+    returns: Mapping[str, int] = field(default_factory=dict)
+    """times the run returned, by verdict"""
+    damped: bool = False
+    """whether the optimizers go on without momentum: β₁ = 0"""
 
     def penalties(self, given: Sequence[Choice]) -> list[Choice]:
         """The discriminator's penalties, with R1 as it is now."""
@@ -55,6 +64,7 @@ class Changes:
         else:
             rates = (("generator", self.g_rate), ("discriminator", self.d_rate))
             said += [f"the {player}'s learning rate × {rate:g}" for player, rate in rates if rate != 1]
+        said += ["no momentum"] if self.damped else []
         said += [f"R1 with γ = {self.r1:g}"] if self.r1 else []
         said += [f"σ₀ of {layer} at most {level:.3g}" for layer, level in self.clamps.items()]
         return ", ".join(said) or "nothing changed"
@@ -65,12 +75,19 @@ def advised(
 ) -> Changes:
     """The changes after a return for ``verdict``: those before it and what the advice of it asks for.
 
+    A verdict that comes back has both rates quartered, R1 and a clamp of its layer, whatever it asked for at first.
+    A discriminator that nothing bounds gets R1 for any failure: without it the pair need not even converge from close
+    by, at any rate (Mescheder et al. 2018, section 2). Not so one whose logits are flat already.
+
     Args:
         networks: "G" and "D" as they are in the checkpoint. penalties: the recipe's. step: of the checkpoint.
     """
     remedy = REMEDIES[verdict.name]
+    if verdict.name in before.returns:
+        remedy = AGAIN
+    is_flat = verdict.name == "discriminator-blind" and verdict.signal == FLAT
     r1, clamps = before.r1, dict(before.clamps)
-    if remedy.r1:
+    if (remedy.r1 or is_unbounded(networks.get("D"), penalties)) and not is_flat:
         own = next((float(choice.options.get("gamma", 10.0)) for choice in penalties if choice.name == "r1"), 0.0)
         r1 = min(R1_MOST, max(R1_FIRST, R1_TIMES * (r1 or own)))
     player, _, name = verdict.layer.partition(".")
@@ -80,7 +97,29 @@ def advised(
         level = HEADROOM * float(sigma)
         clamps[verdict.layer] = min(level, clamps.get(verdict.layer, level))
     rates = {"g_rate": before.g_rate * remedy.g_rate, "d_rate": before.d_rate * remedy.d_rate}
-    return replace(before, **rates, r1=r1, clamps=clamps, since=step)
+    returns = {**before.returns, verdict.name: before.returns.get(verdict.name, 0) + 1}
+    damped = before.damped or remedy.damp
+    return replace(before, **rates, r1=r1, clamps=clamps, since=step, returns=returns, damped=damped)
+
+
+def damp(optimizer: torch.optim.Optimizer) -> None:
+    """Take the momentum away: β₁ of Adam and its like, and SGD's; the averages of squares stay."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (0.0, *group["betas"][1:])
+        if "momentum" in group:
+            group["momentum"] = 0.0
+
+
+def is_unbounded(discriminator: nn.Module | None, penalties: Sequence[Choice]) -> bool:
+    """Whether neither a penalty on its gradients nor a normalized weight bounds a discriminator's slope.
+
+    Args:
+        discriminator: None where it is not known, which is not held for unbounded.
+    """
+    if discriminator is None or any(choice.name not in OF_WEIGHTS for choice in penalties):
+        return False
+    return next(normalized_weights(discriminator), None) is None
 
 
 class Clamps:

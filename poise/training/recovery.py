@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from poise.monitor import Verdict
-from poise.monitor.history import History
+from poise.monitor.history import RECENT, WINDOW, History
+from poise.monitor.thresholds import Thresholds
 from poise.training import checkpoint
 from poise.training.checkpoint import CheckpointError, Progress
 from poise.training.recipe import Recipe
@@ -29,6 +30,27 @@ LEAST, SHARE = 5, 20
 def patience(recipe: Recipe) -> int:
     """Steps for which a failing verdict has to last, before a run stops or returns for it."""
     return recipe.patience or max(LEAST * recipe.monitor_every, recipe.steps // SHARE)
+
+
+def grace(recipe: Recipe, thresholds: Thresholds) -> int:
+    """Steps after a return before the time of a failing verdict begins to run.
+
+    So long the monitor, which starts anew, has no past to compare with, and the change has had no time to work.
+    """
+    return (RECENT + thresholds.warm_up) * recipe.monitor_every
+
+
+def unseen(recipe: Recipe, verdict: Verdict, before: int) -> int:
+    """Steps before the first sign in which a failure may have been under way: what its evidence spans.
+
+    Twice as many for each return before it, which did not go back far enough.
+
+    Args:
+        before: returns so far.
+    """
+    if verdict.is_fatal:
+        return RECENT * recipe.monitor_every
+    return (WINDOW if verdict.name == "oscillating" else RECENT) * recipe.monitor_every * 2**before
 
 
 def failing_since(timeline: Sequence[Verdict], now: Verdict) -> int | None:
@@ -61,14 +83,15 @@ def never_otherwise(history: History, found: Verdict) -> int | None:
     return series.first if passed[0] == passed[1] else None
 
 
-def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None = None) -> Path:
+def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None = None, unproven: int = 0) -> Path:
     """The newest whole checkpoint that was judged healthy and is from before a failure.
 
     Args:
         folder: of checkpoints. since: first step of the failure.
         window: steps before that in which it may have been under way, unseen; a checkpoint from before those is better,
-            but for that of step 0, which holds nothing learnt.
+            but for that of step 0, which holds nothing learnt; it too, once the run has returned in vain.
         avoided: step of a checkpoint that the run returned to in vain; one from before it is better.
+        unproven: steps after that one in which the new monitor could not have seen a failure.
 
     Raises:
         CheckpointError: no checkpoint is whole.
@@ -78,7 +101,10 @@ def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None
         with suppress(CheckpointError):
             known[step] = checkpoint.check(folder / f"step-{step}", needed=())
     healthy = [step for step, done in known.items() if done.is_healthy and step < since]
-    order = sorted(healthy, key=lambda step: (0 < step <= since - window, step), reverse=True)
+    if avoided is not None:
+        healthy = [step for step in healthy if not avoided < step <= avoided + unproven]
+    least, latest = (1, since - window) if avoided is None else (0, max(0, since - window))
+    order = sorted(healthy, key=lambda step: (least <= step <= latest, step), reverse=True)
     if order[:1] == [avoided]:
         order[:2] = order[:2][::-1]
     for step in [*order, *(step for step in known if step not in order)]:

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from poise.metrics import can_judge, evaluate, has_own_measures
 from poise.metrics.generators import STEPS, held_out_source
 from poise.monitor import CADENCE, Monitor, Verdict
-from poise.monitor.history import RECENT
 from poise.monitor.monitor import SHOWN
 from poise.monitor.verdict import WARMING_UP
 from poise.sampling import Sampler, labels, latents
@@ -26,7 +25,15 @@ from poise.training.checkpoint import Progress
 from poise.training.disk import Disk
 from poise.training.log import NoLog, RunLog
 from poise.training.processes import Processes
-from poise.training.recovery import checkpoint_before, failing_since, healthy_before, never_otherwise, patience
+from poise.training.recovery import (
+    checkpoint_before,
+    failing_since,
+    grace,
+    healthy_before,
+    never_otherwise,
+    patience,
+    unseen,
+)
 from poise.training.run import Run
 from poise.training.state import State
 from poise.training.step import given
@@ -151,7 +158,10 @@ class Sitting:
             return True
         if self.recipe.on_failure == "warn" or self.failing_since is None or step == self.recipe.steps:
             return False
-        return step - self.failing_since >= patience(self.recipe)
+        since, thresholds = self.failing_since, self.monitor.judge.thresholds
+        if self.done.rollbacks:
+            since = max(since, self.state.changes.since + grace(self.recipe, thresholds))
+        return step - since >= patience(self.recipe)
 
     def may_roll_back(self) -> bool:
         return self.recipe.on_failure == "rollback" and self.done.rollbacks < self.recipe.max_rollbacks
@@ -160,10 +170,10 @@ class Sitting:
         """Return to a healthy checkpoint, go on from it with what is advised changed, and say so. Returns its step."""
         failed, before, rollbacks = self.verdict, self.state.changes, self.done.rollbacks
         avoided = before.since if rollbacks and not failed.is_fatal else None
-        window = RECENT * self.recipe.monitor_every
-        back = self.state.restore(
-            self.together.once(lambda: checkpoint_before(self.run.checkpoints, self._began(), window, avoided))
-        )
+        window = unseen(self.recipe, failed, rollbacks)
+        granted = grace(self.recipe, self.monitor.judge.thresholds)
+        choosing = lambda: checkpoint_before(self.run.checkpoints, self._began(), window, avoided, granted)  # noqa: E731
+        back = self.state.restore(self.together.once(choosing))
         players, penalties = self.state.watched, self.recipe.penalties
         changes = self.together.once(partial(advised, before, failed, players, penalties, back.step))
         self.state.change(changes)

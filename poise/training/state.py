@@ -15,7 +15,7 @@ from poise.losses import LOSSES
 from poise.monitor import Verdict
 from poise.penalties import PENALTIES, Lazy
 from poise.training import checkpoint
-from poise.training.changes import Changes, Clamps
+from poise.training.changes import Changes, Clamps, damp
 from poise.training.checkpoint import Checkpoint, Progress
 from poise.training.ema import Ema
 from poise.training.optimizers import build_optimizer, rate_factor
@@ -153,6 +153,9 @@ class State:
         self.changes = changes
         self.players.penalties = _penalties(changes.penalties(self.recipe.penalties))
         self._clamps = Clamps(self.watched, changes.clamps, vectors)
+        if changes.damped:
+            damp(self.players.g_optimizer)
+            damp(self.players.d_optimizer)
 
     def _set_learning_rates(self, factor: float) -> None:
         for optimizer, settings, changed in (

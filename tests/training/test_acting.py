@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from poise.data.digits import StackedDigits
 from poise.monitor import FAILURES, Finding, Verdict, judge
 from poise.monitor.advice import ADVICE, REMEDIES
 from poise.monitor.history import History
+from poise.monitor.thresholds import Thresholds
 from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
-from poise.training.changes import Changes, Clamps, advised
+from poise.training.changes import Changes, Clamps, advised, damp, is_unbounded
 from poise.training.checkpoint import Checkpoint, Progress
-from poise.training.recovery import checkpoint_before, failing_since, never_otherwise, patience
+from poise.training.recovery import checkpoint_before, failing_since, grace, never_otherwise, patience, unseen
 from poise.training.sections import Choice
 
 Tiny = Callable[..., Recipe]
@@ -123,27 +125,41 @@ def test_a_stretch_of_failures_began_with_the_first_sign_of_its_first() -> None:
 def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advised(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Failing until it has returned twice: the second time one checkpoint further back."""
+    """Failing until it has returned twice: the second time further back, and not at once."""
     said: list[str] = []
+    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 22})
+    granted = grace(recipe, Thresholds())
+    assert granted == 13  # observations that a new monitor needs before it compares with a past
     sees(monkeypatch, "mode-collapse", lambda step: step >= 6 and sum("rolled back" in line for line in said) < 2)
-    run = train_and_report(tiny(on_failure="rollback", **OFTEN), tmp_path / "run", bar=False, say=said.append)
+    run = train_and_report(recipe, tmp_path / "run", bar=False, say=said.append)
     first, second = returns(run)
-    assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 9, 2)
+    assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 4 + granted + 3, 0)
+    assert (first["damped"], second["damped"]) == (False, False)
     assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 0.1)
-    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.25, 0.25, 0.4)
-    assert "it is so: rolled back to step 2, from there learning rates × 0.25, R1 with γ = 0.4" in said
+    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.125, 0.125, 0.4)
+    assert (first["returns"], second["returns"]) == ({"mode-collapse": 1}, {"mode-collapse": 2})
+    assert "it is so: rolled back to step 0, from there learning rates × 0.125, R1 with γ = 0.4" in said
     records = [record for record in run.records() if "lr" in record]
-    assert [record["step"] for record in records] == list(range(1, 17))
-    assert [record["lr"] for record in records] == pytest.approx([2e-4] * 2 + [0.5e-4] * 14)
-    assert "Rolled back from step 9 to 2" in (run.path / "report.html").read_text()
+    assert [record["step"] for record in records] == list(range(1, 23))
+    assert [record["lr"] for record in records] == pytest.approx([0.25e-4] * 22)
+    assert "Rolled back from step 20 to 0" in (run.path / "report.html").read_text()
     assert json.loads((run.path / "diagnosis.json").read_text())["rollbacks"] == 2
 
 
 def test_after_the_last_return_it_stops(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sees(monkeypatch, "oscillating", lambda step: step >= 6)
     with pytest.raises(TrainingFailed, match="rolled back 1 times before"):
-        quiet(tiny(on_failure="rollback", max_rollbacks=1, **OFTEN), tmp_path / "run")
+        quiet(tiny(on_failure="rollback", max_rollbacks=1, **{**OFTEN, "steps": 24}), tmp_path / "run")
     assert len(returns(Run(tmp_path / "run"))) == 1
+
+
+def test_a_number_that_is_not_finite_is_granted_no_time(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sees(monkeypatch, "not-finite", lambda step: step >= 6)
+    with pytest.raises(TrainingFailed, match="rolled back 2 times before"):
+        quiet(tiny(on_failure="rollback", max_rollbacks=2, **OFTEN), tmp_path / "run")
+    assert [event["from"] for event in returns(Run(tmp_path / "run"))] == [6, 6]
 
 
 def stopped_in(step: int, recipe: Recipe) -> pytest.MonkeyPatch:
@@ -162,12 +178,12 @@ def stopped_in(step: int, recipe: Recipe) -> pytest.MonkeyPatch:
     return patch
 
 
-@pytest.mark.parametrize("verdict", ["mode-collapse", "spectral-explosion"])
+@pytest.mark.parametrize("verdict", ["oscillating", "spectral-explosion"])
 @pytest.mark.parametrize("at", [5, 8])
 def test_a_run_stopped_after_a_return_goes_on_with_the_changes_bit_for_bit(
     verdict: str, at: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 12, "d_optimizer.lr": 1e-2})
+    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 12, "d_optimizer.lr": 1e-2, "d_optimizer.beta1": 0.5})
     runs = []
     for name in ("whole", "parts"):
         said: list[str] = []
@@ -198,28 +214,46 @@ def test_a_run_stopped_after_a_return_goes_on_with_the_changes_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "since", "window", "avoided", "expected"),
+    ("verdicts", "since", "window", "avoided", "unproven", "expected"),
     [
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, None, 6),
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 5, 0, None, 4),  # it had begun by step 6
-        ({2: "healthy", 4: "warming-up", 6: "mode-collapse"}, 7, 0, None, 4),
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 2, None, 4),  # it may have been under way at 6
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 9, None, 6),  # all are as near
-        ({0: "healthy", 4: "healthy", 6: "healthy"}, 7, 5, None, 6),  # and nothing is learnt at 0
-        ({0: "healthy", 4: "healthy", 6: "healthy"}, 2, 5, None, 0),
-        ({2: "healthy", 4: "healthy", 6: "oscillating"}, 7, 0, 4, 2),  # in vain before
-        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, 4, 6),  # a newer one since
-        ({4: "healthy", 6: "oscillating"}, 7, 0, 4, 4),  # no other
-        ({2: "oscillating", 4: "oscillating"}, 7, 0, None, 2),  # none was healthy: the earliest
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, None, 0, 6),
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 5, 0, None, 0, 4),  # it had begun by step 6
+        ({2: "healthy", 4: "warming-up", 6: "mode-collapse"}, 7, 0, None, 0, 4),
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 2, None, 0, 4),  # it may have been under way at 6
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 9, None, 0, 6),  # all are as near
+        ({0: "healthy", 4: "healthy", 6: "healthy"}, 7, 5, None, 0, 6),  # and nothing is learnt at 0
+        ({0: "healthy", 4: "healthy", 6: "healthy"}, 2, 5, None, 0, 0),
+        ({2: "healthy", 4: "healthy", 6: "oscillating"}, 7, 0, 4, 0, 2),  # in vain before
+        ({2: "healthy", 4: "healthy", 6: "healthy"}, 7, 0, 4, 0, 6),  # a newer one since
+        ({4: "healthy", 6: "oscillating"}, 7, 0, 4, 0, 4),  # no other
+        ({2: "healthy", 4: "healthy", 6: "warming-up"}, 9, 0, 4, 3, 2),  # at 6 nothing could have been seen yet
+        ({2: "healthy", 4: "healthy", 8: "healthy"}, 9, 0, 4, 3, 8),  # at 8 it could
+        ({0: "healthy", 2: "healthy", 4: "healthy"}, 5, 4, 4, 0, 0),  # in vain, and it may have been under way at 2
+        ({0: "healthy", 2: "healthy", 4: "healthy"}, 5, 9, 4, 0, 0),
+        ({2: "oscillating", 4: "oscillating"}, 7, 0, None, 0, 2),  # none was healthy: the earliest
     ],
 )
 def test_the_checkpoint_returned_to(
-    verdicts: dict[int, str], since: int, window: int, avoided: int | None, expected: int, tmp_path: Path
+    verdicts: dict[int, str],
+    since: int,
+    window: int,
+    avoided: int | None,
+    unproven: int,
+    expected: int,
+    tmp_path: Path,
 ) -> None:
     for step, verdict in verdicts.items():
         networks = {name: {"weight": torch.zeros(1)} for name in checkpoint.NETWORKS}
         checkpoint.save(tmp_path, Checkpoint(networks, {}, Progress(step, verdict=verdict)), keep=9)
-    assert checkpoint_before(tmp_path, since, window, avoided) == tmp_path / f"step-{expected}"
+    assert checkpoint_before(tmp_path, since, window, avoided, unproven) == tmp_path / f"step-{expected}"
+
+
+def test_the_time_in_which_a_failure_may_have_been_unseen_grows_with_each_return() -> None:
+    recipe = Recipe.parse({"monitor_every": 10})
+    blind, circling, broken = (Verdict(name, 9) for name in ("discriminator-blind", "oscillating", "not-finite"))
+    assert [unseen(recipe, blind, n) for n in range(3)] == [50, 100, 200]  # the last 5 observations are judged
+    assert [unseen(recipe, circling, n) for n in range(3)] == [240, 480, 960]  # swings are looked for in 24
+    assert [unseen(recipe, broken, n) for n in range(3)] == [50, 50, 50]  # is seen at once
 
 
 def test_a_damaged_checkpoint_is_not_returned_to(tmp_path: Path) -> None:
@@ -271,7 +305,51 @@ def test_every_failure_has_a_remedy_that_its_advice_names() -> None:
 def test_r1_is_added_or_raised(before: float, given: list[dict[str, Any]], expected: float) -> None:
     penalties = [Choice(**choice) for choice in given]
     changes = advised(Changes(r1=before), Verdict("mode-collapse", 9), {}, penalties, 5)
-    assert changes == Changes(0.5, 0.5, pytest.approx(expected), {}, 5)  # type: ignore[arg-type]
+    expected_changes = Changes(0.5, 0.5, pytest.approx(expected), {}, 5, {"mode-collapse": 1})  # type: ignore[arg-type]
+    assert changes == expected_changes
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_that_comes_back_gets_all_there_is(name: str) -> None:
+    """Whatever it asked for the first time: both rates, R1 and its layer; so does the third time, further."""
+    networks = {"D": poise.normalize(nn.Sequential(nn.Linear(2, 4)), "bssn")}
+    verdict = Verdict(name, 9, layer="D.0")
+    rates, r1s = [], []
+    changes = Changes()
+    for _ in range(3):
+        changes = advised(changes, verdict, networks, [], 5)
+        rates.append((changes.g_rate, changes.d_rate))
+        r1s.append(changes.r1)
+    assert changes.returns == {name: 3}
+    assert [(g / h, d / i) for (g, d), (h, i) in itertools.pairwise(rates[::-1])] == [(0.25, 0.25)] * 2
+    assert r1s[1:] == pytest.approx([max(0.1, 4 * r1s[0]), 4 * max(0.1, 4 * r1s[0])])
+    assert changes.clamps.keys() == {"D.0"}
+    another = "oscillating" if name == "spectral-collapse" else "spectral-collapse"  # is met as for the first time
+    after = advised(changes, Verdict(another, 9, layer="D.0"), networks, [], 5)
+    assert after.returns == {name: 3, another: 1}
+    assert after.g_rate == changes.g_rate * REMEDIES[another].g_rate
+
+
+@pytest.mark.parametrize(
+    ("norm", "penalties", "signal", "expected"),
+    [
+        ("none", [], "ranking", 0.1),
+        ("none", [{"name": "orthonormal"}], "ranking", 0.1),  # bounds no slope
+        ("none", [], "real_logit_std", 0.0),  # flat already
+        ("bssn", [], "ranking", 0.0),
+        ("none", [{"name": "wgan-gp"}], "ranking", 0.0),
+        ("none", [{"name": "r1", "gamma": 2.0}], "ranking", 0.0),  # as the recipe has it
+    ],
+)
+def test_a_discriminator_that_nothing_bounds_gets_r1(
+    norm: str, penalties: list[dict[str, Any]], signal: str, expected: float
+) -> None:
+    networks = {"D": poise.normalize(nn.Sequential(nn.Linear(2, 4)), norm)}
+    given = [Choice(**choice) for choice in penalties]
+    changes = advised(Changes(), Verdict("discriminator-blind", 9, signal=signal), networks, given, 5)
+    assert (changes.r1, changes.g_rate, changes.d_rate) == (expected, 0.5, 1.0)
+    assert is_unbounded(networks["D"], given) == (expected > 0 or signal == "real_logit_std")
+    assert not is_unbounded(None, given)
 
 
 def test_r1_takes_the_place_of_the_recipes_and_leaves_the_others() -> None:
@@ -314,11 +392,37 @@ def test_changes_are_said() -> None:
     changes = Changes(0.25, 0.25, 1.0, {"G.linear": 3.14159}, 7)
     assert str(changes) == "learning rates × 0.25, R1 with γ = 1, σ₀ of G.linear at most 3.14"
     assert str(Changes(d_rate=0.5)) == "the discriminator's learning rate × 0.5"
+    assert str(Changes(damped=True, r1=0.1)) == "no momentum, R1 with γ = 0.1"
     assert str(Changes()) == "nothing changed"
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("Adam", {"betas": (0.9, 0.99)}), ("AdamW", {"betas": (0.5, 0.9)}), ("SGD", {"momentum": 0.9})],
+)
+def test_a_damped_optimizer_follows_the_gradient_of_the_moment(name: str, options: dict[str, Any]) -> None:
+    """After steps along +1, a gradient of 0 moves nothing: all else would be momentum."""
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = getattr(torch.optim, name)([weight], lr=0.1, weight_decay=0.0, **options)
+    for gradient in (1.0, 1.0, 0.0):
+        if not gradient:
+            before = weight.detach().clone()
+            damp(optimizer)
+        weight.grad = torch.full((3,), gradient)
+        optimizer.step()
+    assert_same(weight.detach(), before)
+
+
+def test_an_oscillating_pair_goes_on_without_momentum_also_after_other_failures() -> None:
+    changes = advised(Changes(), Verdict("oscillating", 9), {}, [], 5)
+    assert changes.damped
+    assert advised(changes, Verdict("mode-collapse", 9), {}, [], 5).damped
+    assert not advised(Changes(), Verdict("mode-collapse", 9), {}, [], 5).damped
+
+
 def test_a_checkpoint_keeps_the_changes(tmp_path: Path) -> None:
-    progress = Progress(3, rollbacks=2, changes=Changes(0.25, 0.5, 1.0, {"G.linear": 1 / 3}, 7), verdict="oscillating")
+    changed = Changes(0.25, 0.5, 1.0, {"G.linear": 1 / 3}, 7, {"oscillating": 2})
+    progress = Progress(3, rollbacks=2, changes=changed, verdict="oscillating")
     networks = {name: {"weight": torch.zeros(1)} for name in checkpoint.NETWORKS}
     path = checkpoint.save(tmp_path, Checkpoint(networks, {}, progress, {"step": 3, "tensor": torch.ones(2)}))
     kept = checkpoint.load(path)

@@ -70,6 +70,7 @@ def test_a_rolled_back_run_goes_on_with_halved_rates_and_says_so(
         "rollback": {
             **{"number": 1, "from": 5, "to": 4, "verdict": "not-finite", "evidence": "g_loss is nan at step 5"},
             **{"change": "learning rates × 0.5", "g_rate": 0.5, "d_rate": 0.5, "r1": 0.0, "clamps": {}, "since": 4},
+            **{"returns": {"not-finite": 1}, "damped": False},
         },
     }
     assert state(run)[2].rollbacks == 1
