@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import poise
 
-MODES, SPREAD, BATCH = 8, 0.05, 64
+MODES, SPREAD, BATCH = 8, 0.1, 64
 
 
 def ring(n: int) -> Tensor:
