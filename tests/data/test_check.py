@@ -29,7 +29,7 @@ def test_everything_is_counted(tmp_path):
         "13 images in 3 classes",
         "0 to 12 images a class",
         "6×5 to 20×30 pixels, 3 sizes",
-        f"{tmp_path / 'none' / '0.jpg'}: cannot identify image file",
+        f"{tmp_path / 'none' / '0.jpg'}: it is no picture of a known format",
         "broken: 2 more",
         "13 images are few",
         "no image of class none can be used",

@@ -175,7 +175,7 @@ def test_a_label_gap_is_told_and_a_broken_picture_named(tmp_path):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     path = str(tmp_path / "a.tar")
-    with pytest.raises(BrokenImage, match=r"a\.tar:b\.png cannot be used: cannot identify"):
+    with pytest.raises(BrokenImage, match=r"a\.tar:b\.png cannot be used: it is no picture"):
         sources.webdataset(path=path)
     with pytest.raises(ValueError, match="labels have gaps: no image of class 1"):
         sources.webdataset(path=path, stream=True)

@@ -121,7 +121,7 @@ def test_a_stream_that_is_not_as_long_as_was_said_stops(tmp_path):
 @pytest.mark.parametrize("stream", [False, True], ids=["by record", "streamed"])
 def test_a_broken_picture_stops_or_is_stood_in_for(tmp_path, stream, capsys, recwarn):
     path = parquet(tmp_path, broken=(3, 11))
-    with pytest.raises(BrokenImage, match=r"record \d+, cannot be used: cannot identify"):
+    with pytest.raises(BrokenImage, match=r"record \d+, cannot be used: it is no picture"):
         huggingface(path=path, resolution=6, stream=stream).batch(0, N)
     how = {"path": path, "resolution": 6, "on_error": "skip", "flip": False}
     images = huggingface(stream=stream, **how)

@@ -121,7 +121,7 @@ def test_hidden_files_and_other_kinds_are_passed_over(tree):
 @pytest.mark.parametrize("stream", [False, True], ids=["prepared", "streamed"])
 def test_a_broken_picture_stops_with_its_path_and_reason(tree, stream):
     (tree / "cat" / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(BrokenImage, match=r"cat/broken\.png cannot be used: cannot identify image file"):
+    with pytest.raises(BrokenImage, match=r"cat/broken\.png cannot be used: it is no picture of a known format"):
         folder(str(tree), 6, stream=stream).batch(0, 11)
 
 

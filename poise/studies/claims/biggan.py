@@ -121,7 +121,7 @@ BATCH = Claim(
     },
     judge_batches,
     draw_batches,
-    21000.0,
+    17000.0,
     ESTIMATED,
 )
 
@@ -220,7 +220,7 @@ CONDITIONED = Claim(
     },
     judge_conditioned,
     draw_conditioned,
-    35000.0,
+    28000.0,
     ESTIMATED,
 )
 

@@ -136,7 +136,7 @@ COLLAPSE = Claim(
     },
     judge_collapse,
     draw_collapse,
-    57000.0,
+    47000.0,
     ESTIMATED,
 )
 

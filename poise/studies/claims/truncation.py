@@ -98,7 +98,7 @@ TRUNCATION = Claim(
     },
     judge_truncation,
     draw_truncation,
-    23000.0,
+    19000.0,
     ESTIMATED,
 )
 
