@@ -109,6 +109,9 @@ def parser_of_all() -> Parser:
         "--folder", default="runs/studies", metavar="DIR", help="runs and results (default: runs/studies)"
     )
     study.add_argument("--out", metavar="DIR", help="where claims.md goes (default: docs for all, else --folder's)")
+    study.add_argument(
+        "--data", action="append", default=[], metavar="NAME=PATH", help="where a data set lies, for grids that read it"
+    )
     study.add_argument("--yes", action="store_true", help="do run the paper's budget")
     return parser
 

@@ -7,6 +7,7 @@ import argparse
 
 def study(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     """Run a study; 1 where runs crashed, 0 whatever the verdict."""
+    from poise.studies.datasets import parse_paths
     from poise.studies.executors import Executor, Here, OnRay, Workers
     from poise.studies.page import write_page
     from poise.studies.results import Results
@@ -21,16 +22,16 @@ def study(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     chosen = list(claims.values()) if arguments.name == "all" else [claims[arguments.name]]
     if arguments.workers is not None and arguments.ray is not None:
         raise ValueError("--workers are processes here and --ray is a cluster: give one of them")
+    paths = parse_paths(arguments.data)
     if arguments.budget == "paper" and not arguments.yes:
-        print("\n".join(paper_lines(chosen)))
-        print("nothing was run; --yes runs them")
+        print("\n".join(paper_lines(chosen, paths)))
         return 0
     executor: Executor = Here()
     if arguments.ray is not None:
         executor = OnRay(arguments.ray)
     elif arguments.workers is not None:
         executor = Workers(arguments.workers)
-    run_study(chosen, arguments.budget, arguments.folder, executor, _say)
+    run_study(chosen, arguments.budget, arguments.folder, executor, _say, paths)
     with Results(arguments.folder) as results:
         judged = {claim.name: judge(claim, arguments.budget, results) for claim in claims.values()}
     for claim in chosen:

@@ -2,7 +2,7 @@
 
 Tables: ``runs`` (identity, work, recipe, changes, seed, status, reason, seconds, finished), ``figures`` (identity,
 name, value), ``curves`` (identity, name, points as JSON), ``measured`` (identity, measure), ``grids`` (claim, budget,
-place, arm, identity). A notebook may read it while a study runs.
+place, arm, identity), ``data`` (source, path, sample). A notebook may read it while a study runs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS curves (identity TEXT, name TEXT, points TEXT, PRIMAR
 CREATE TABLE IF NOT EXISTS measured (identity TEXT, measure TEXT, PRIMARY KEY (identity, measure));
 CREATE TABLE IF NOT EXISTS grids (claim TEXT, budget TEXT, place INTEGER, arm TEXT, identity TEXT,
     PRIMARY KEY (claim, budget, place));
+CREATE TABLE IF NOT EXISTS data (source TEXT PRIMARY KEY, path TEXT, sample TEXT);
 """
 
 
@@ -133,6 +134,15 @@ class Results:
             database.execute("DELETE FROM grids WHERE claim = ? AND budget = ?", (claim, budget))
             rows = [(claim, budget, place, trial.arm, trial.identity) for place, trial in enumerate(trials)]
             database.executemany("INSERT INTO grids VALUES (?, ?, ?, ?, ?)", rows)
+
+    def data(self, source: str) -> tuple[str, str] | None:
+        """The path that a source's images had when first opened for this store, and what was seen in them, or None."""
+        return self._database.execute("SELECT path, sample FROM data WHERE source = ?", (source,)).fetchone()
+
+    def keep_data(self, source: str, path: str, sample: str) -> None:
+        """Write down what a source's images are."""
+        with self._database as database:
+            database.execute("INSERT OR REPLACE INTO data VALUES (?, ?, ?)", (source, path, sample))
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """Each run of each claim's grid that was run: claim, budget, arm, the run's columns, and its figures."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from poise.studies.datasets import Paths, placed
 from poise.studies.trial import Curve, Measured, Outcome, Status, Trial
-from poise.training import Run, TrainingFailed, train
+from poise.training import Recipe, Run, TrainingFailed, train
 from poise.training.hardware import choose_device
-from poise.training.run import read_records
+from poise.training.run import read_records, write_text
 
 
 @dataclass(frozen=True)
 class Task:
-    """A trial and the folder in which runs lie, each in one named by its identity."""
+    """A trial and the folder in which runs lie, each in one named by its identity.
+
+    Attributes:
+        paths: by data set, where the trial finds what its recipe has no path to.
+    """
 
     trial: Trial
     folder: Path
+    paths: Paths = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
@@ -51,9 +57,12 @@ def one_line(error: BaseException) -> str:
 
 def _train(task: Task) -> tuple[Measured, str]:
     """What was measured, and why the training failed, or ""."""
-    recipe, failure = task.trial.resolved(), ""
+    recipe, failure = placed(task.trial, task.paths).resolved(), ""
+    is_begun = (task.run / "recipe.yaml").is_file()
+    if is_begun:
+        _follow(task.run, recipe)
     try:
-        train(recipe, task.run, resume=(task.run / "recipe.yaml").is_file(), bar=False, say=lambda _: None)
+        train(recipe, task.run, resume=is_begun, bar=False, say=lambda _: None)
     except TrainingFailed as error:
         failure = " ".join(str(error).split()) or "not finite"
     run = Run(task.run)
@@ -71,6 +80,13 @@ def _train(task: Task) -> tuple[Measured, str]:
     return Measured(figures, curves), failure
 
 
+def _follow(folder: Path, recipe: Recipe) -> None:
+    """Where a run's data has moved since its last sitting, write the new path into its recipe."""
+    kept = Run(folder).recipe
+    if kept.data != recipe.data:
+        write_text(folder / "recipe.yaml", kept.model_copy(update={"data": recipe.data}).to_yaml())
+
+
 def _logged_seconds(run: Path) -> float:
     return max((float(record.get("seconds") or 0) for record in read_records(run / "metrics.jsonl")), default=0.0)
 
@@ -80,7 +96,7 @@ def _work(task: Task) -> Measured:
 
     task.run.mkdir(parents=True, exist_ok=True)
     work: Any = WORK[task.trial.work]
-    return work(task.trial, task.run)
+    return work(placed(task.trial, task.paths), task.run)
 
 
 def _measures() -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from poise.registry import Registry
 from poise.studies.claim import BUDGETS, Arms, Claim, Judgement
+from poise.studies.datasets import Paths, check_paths, flags, needed, open_data
 from poise.studies.executors import Died, Executor, Here
 from poise.studies.results import Results
 from poise.studies.runner import Task, one_line, perform
@@ -62,19 +63,25 @@ def run_trials(
     results: Results,
     executor: Executor | None = None,
     say: Callable[[str], None] = print,
+    paths: Paths | None = None,
 ) -> list[Outcome]:
     """Do what of trials has not been done, keep each outcome as it comes, and say a line of it.
 
     One that crashes is done once more when the others are done.
 
+    Args:
+        paths: by data set, where its files lie: ``{"cifar10": "/data/cifar10"}``, for recipes that have no path.
+
     Returns:
         those that crashed twice.
 
     Raises:
+        ValueError: data that is not given, is not there, or is not what earlier runs had, before anything is done.
         KeyboardInterrupt: a stop was asked for; the same call goes on from there.
     """
-    executor = executor or Here()
+    executor, paths = executor or Here(), paths or {}
     wanted = distinct(trials)
+    check_paths(paths, wanted)
     left = [trial for trial in map(results.missing, wanted) if trial is not None]
     progress = _Progress(len(wanted), len(wanted) - len(left), say)
     if progress.done:
@@ -82,14 +89,15 @@ def run_trials(
     crashed: list[Outcome] = []
     try:
         with results.alone():
-            for outcome in _outcomes(left, results.folder, executor):
+            open_data(paths, left, results, say)
+            for outcome in _outcomes(left, results.folder, executor, paths):
                 if outcome.status == "crashed":
                     crashed.append(outcome)
                 else:
                     results.save(outcome)
                 progress.tell(outcome, "; to be tried once more" if outcome.status == "crashed" else "")
             again, crashed = [outcome.trial for outcome in crashed], []
-            for outcome in _outcomes(again, results.folder, executor):
+            for outcome in _outcomes(again, results.folder, executor, paths):
                 results.save(outcome)
                 crashed += [outcome] if outcome.status == "crashed" else []
                 progress.tell(outcome)
@@ -99,9 +107,9 @@ def run_trials(
     return crashed
 
 
-def _outcomes(trials: Sequence[Trial], folder: Path, executor: Executor) -> Iterator[Outcome]:
+def _outcomes(trials: Sequence[Trial], folder: Path, executor: Executor, paths: Paths) -> Iterator[Outcome]:
     # An absolute folder: a worker on another machine stands elsewhere.
-    tasks = [Task(trial, folder.resolve() / "runs") for trial in trials]
+    tasks = [Task(trial, folder.resolve() / "runs", paths) for trial in trials]
     with closing(executor.map(perform, tasks)) as found:  # closed, workers end
         for number, outcome in found:
             yield Outcome(trials[number], "crashed", outcome.reason) if isinstance(outcome, Died) else outcome
@@ -159,11 +167,13 @@ def run_study(
     folder: str | Path,
     executor: Executor | None = None,
     say: Callable[[str], None] = print,
+    paths: Paths | None = None,
 ) -> None:
     """Run the grids of claims, each distinct run once; ``judge`` then reads what is kept.
 
     Args:
         budget: "mini", "small" or "paper". folder: the store's. executor: in this process by default.
+        paths: as ``run_trials`` takes them.
     """
     if budget not in BUDGETS:
         raise ValueError(f"budget is {budget!r}; allowed: {', '.join(BUDGETS)}")
@@ -171,7 +181,7 @@ def run_study(
     with Results(folder) as results:
         for name, trials in grids.items():
             results.plan(name, budget, trials)
-        run_trials([trial for trials in grids.values() for trial in trials], results, executor, say)
+        run_trials([trial for trials in grids.values() for trial in trials], results, executor, say, paths)
 
 
 def lines(claims: Mapping[str, Claim], folder: str | Path) -> list[str]:
@@ -205,15 +215,29 @@ def _cost(trials: Sequence[Trial], known: Results | None) -> str:
     return f" (about {sum(seconds) / len(seconds) * len(found) / 60:.0f} core-minutes by {len(seconds)} that were done)"
 
 
-def paper_lines(claims: Sequence[Claim]) -> list[str]:
-    """What the paper's budget would run: each arm with its seeds, and estimated GPU-hours."""
-    told = []
+def paper_lines(claims: Sequence[Claim], paths: Paths | None = None) -> list[str]:
+    """What the paper's budget would run: each arm with its seeds, estimated GPU-hours, and the data to be given.
+
+    Raises:
+        ValueError: paths to data that it does not read, or that is not there.
+    """
+    paths = paths or {}
+    every = {claim.name: grid(claim, "paper") for claim in claims}
+    check_paths(paths, all_trials := [trial for trials in every.values() for trial in trials])
+    told, names = [], list[str]()
     for claim in claims:
-        trials = grid(claim, "paper")
+        trials = every[claim.name]
         arms: dict[str, list[Trial]] = {}
         for trial in trials:
             arms.setdefault(trial.arm, []).append(trial)
         told.append(f"{claim.name}: {len(distinct(trials))} runs, about {claim.gpu_hours:,.0f} GPU-hours")
         told += [f"  from: {claim.estimated_from}"] if claim.estimated_from else []
+        told += [f"  data: {flags(read)}"] if (read := needed(trials)) else []
+        names += read
         told += [f"  {arm}: {len(of)} × {of[0].recipe or of[0].work}" for arm, of in arms.items()]
+    if len(claims) > 1:
+        hours = sum(claim.gpu_hours for claim in claims)
+        told.append(f"all, each distinct run once: {len(distinct(all_trials))} runs, at most {hours:,.0f} GPU-hours")
+    lacking = [name for name in dict.fromkeys(names) if name not in paths]
+    told.append("nothing was run; --yes runs them" + (f", with {flags(lacking)}" if lacking else ""))
     return told

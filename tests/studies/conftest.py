@@ -65,7 +65,7 @@ def shelf(toy: Claim, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """What stands in for ``poise.studies.measures``; and the toy claim for the shipped ones."""
     claims, measures = ModuleType("poise.studies.claims"), ModuleType("poise.studies.measures")
     vars(claims)["CLAIMS"] = {"toy": toy}
-    vars(measures).update(MEASURES={"losses": losses}, WORK={"hello": hello})
+    vars(measures).update(MEASURES={"losses": losses}, WORK={"hello": hello}, WITHOUT_DATA=())
     monkeypatch.setitem(sys.modules, "poise.studies.claims", claims)
     monkeypatch.setitem(sys.modules, "poise.studies.measures", measures)
     return measures

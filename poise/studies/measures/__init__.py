@@ -34,3 +34,6 @@ WORK: dict[str, Callable[[Trial, Path], Measured]] = {
     "one-per-class": one_per_class,
 }
 """by name, done in a folder instead of a training"""
+
+WITHOUT_DATA = ("parameters",)
+"""work that does not open its recipe's data"""
