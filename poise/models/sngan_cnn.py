@@ -123,5 +123,7 @@ def sngan_cnn(
 
     Raises ValueError for any other resolution or word, or a size below 1.
     """
-    discriminator = SnganCnnDiscriminator(resolution, width, d_layer_norm, d_features)
-    return SnganCnnGenerator(resolution, width, latent_dim), discriminator
+    return (
+        SnganCnnGenerator(resolution, width, latent_dim),
+        SnganCnnDiscriminator(resolution, width, d_layer_norm, d_features),
+    )

@@ -57,7 +57,8 @@ def test_fused_equals_one_after_the_other(kind, kernel, size, norm):
     conv = normalize(nn.Conv2d(3, 5, kernel, padding=kernel // 2).double(), norm).eval()
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     for found, expected in zip(derivatives(fused, conv, x), derivatives(plain, conv, x), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        # some 200 ε of the largest entry: sums of thousands of terms cancel in the small ones
+        torch.testing.assert_close(found, expected, rtol=0, atol=5e-14 * float(expected.detach().abs().max()))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
@@ -72,7 +73,7 @@ def test_only_the_gradients_asked_for_are_computed_and_they_are_right(mode):
         found = torch.autograd.grad(doubled_conv(conv, x, mode).square().sum(), wanted)
         expected = torch.autograd.grad(conv(doubled(x, mode)).square().sum(), wanted)
         for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])

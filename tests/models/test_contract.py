@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import poise
 from poise.models import MODELS, create, sizes
+from poise.models.network import Discriminator, Generator
 from poise.norms import NORMS, weight_penalty
 
 TINY: dict[str, dict[str, Any]] = {
@@ -60,6 +61,26 @@ def test_sizes_count_parameters_and_are_the_same_without_memory(name: str) -> No
     assert counted == [sizes(network) for network in real]
     assert [found.parameters for found in counted] == [sum(p.numel() for p in network.parameters()) for network in real]
     assert all(found.macs > 0 for found in counted)
+
+
+@EACH_MODEL
+def test_the_generator_is_drawn_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what a seed draws for it does not depend on the discriminator's options."""
+    begun: list[type] = []
+    for kind in (Generator, Discriminator):
+        monkeypatch.setattr(kind, "__init__", _noted(kind, begun))
+    pair(name)
+    assert begun == [Generator, Discriminator]
+
+
+def _noted(kind: Any, begun: list[type]) -> Any:
+    build = kind.__init__
+
+    def noted(self: Any, *args: Any) -> None:
+        begun.append(kind)
+        build(self, *args)
+
+    return noted
 
 
 @EACH_MODEL

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poise.spectra.jacobi import jacobi_svd, small_svd
@@ -23,12 +23,12 @@ def check(matrix, decomposition, tolerance):
     assert (values[..., 1:] <= values[..., :-1] + tolerance * scale).all()
 
 
+@example(12, 8, 8, torch.float64)  # seven sweeps were not enough
+@example(12, 11, 2004668712, torch.float64)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31), st.sampled_from([torch.float32, torch.float64]))
 def test_random_matrices_of_every_rank(count, rank, seed, dtype):
     matrix = randn(3, count, min(count, rank), seed=seed) @ randn(3, min(count, rank), count, seed=seed + 1)
-    check(
-        matrix.to(dtype), jacobi_svd(matrix.to(dtype)), 1e-12 if dtype == torch.float64 else 30 * torch.finfo(dtype).eps
-    )
+    check(matrix.to(dtype), jacobi_svd(matrix.to(dtype)), 30 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 9])

@@ -195,7 +195,7 @@ def test_bf16_is_near_fp32_and_weights_stay_fp32() -> None:
     for player in ("generator", "discriminator"):
         a, b = gradients(getattr(exact, player)), gradients(getattr(rough, player))
         assert a.dtype == b.dtype == torch.float32
-        assert nn.functional.cosine_similarity(a, b, dim=0) > 0.98
+        assert nn.functional.cosine_similarity(a, b, dim=0) > 0.99
 
 
 Y = torch.arange(N) % 3

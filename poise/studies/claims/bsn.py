@@ -136,7 +136,7 @@ GRADIENTS = Claim(
     "with SN each layer's gradient stays at most ‖x‖ and the whole at most √L·‖x‖; without, it grows by orders of "
     "magnitude (MNIST, CIFAR-10)",
     {
-        "mini": lambda: _gradients(MINI, 240, FEW, SEEDS),
+        "mini": lambda: _gradients(MINI, 240, SEEDS, SEEDS),
         "small": lambda: _gradients(SMALL, 2_000, SEEDS, SEEDS),
         "paper": lambda: _gradients(BSN_CIFAR, 10_000, SEEDS, SEEDS),
     },

@@ -218,7 +218,7 @@ DEPTH = Claim(
     "Xiang & Li 2017, §4, the 21-layer ResNet on CelebA",
     "it trains stably and makes faces of 160×160",
     {
-        "mini": lambda: each(FEW, *(partial(_deep, MINI, name, 8, 5, 4e-4, 300) for name in DEEP)),
+        "mini": lambda: each(SEEDS, *(partial(_deep, MINI, name, 8, 5, 4e-4, 300) for name in DEEP)),
         "small": lambda: each(FEW, *(partial(_deep, SMALL, name, 32, 5, 2e-4, 5_000) for name in DEEP)),
         "paper": lambda: each(range(1), *(partial(_deep_published, name) for name in DEEP)),
     },
