@@ -17,18 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from poise.cache import cache_folder
 from poise.data.pictures import Pixels
 from poise.data.reading import BrokenImage, Reading
 from poise.data.stored import Memory, Store, Uncut
 
 ON_ERROR = ("stop", "skip")
 AT_ONCE = 256  # pictures decoded before they are written
-
-
-def cache_folder() -> Path:
-    """Where prepared images are kept."""
-    given = os.environ.get("POISE_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "poise"
 
 
 def prepared(reading: Reading, on_error: str = "stop", say: Callable[[str], None] = print) -> tuple[Store, Tensor]:

@@ -19,9 +19,9 @@ from typing import IO, Any
 
 import torch
 
+from poise.cache import cache_folder
 from poise.data.files import SUFFIXES
 from poise.data.pictures import Pixels, decoded
-from poise.data.prepared import cache_folder
 from poise.data.reading import RGB
 
 BRACES = re.compile(r"\{([^{}]*)\}")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from poise import noise
+from poise.cache import cache_folder
 from poise.data.digits import digits
 from poise.sampling import to_float
 
@@ -59,12 +60,6 @@ def digits_classifier(resolution: int = 16) -> DigitsClassifier:
         classifier = train_digits_classifier(resolution)
         _keep(classifier, path)
     return classifier
-
-
-def cache_folder() -> Path:
-    """Where poise keeps what it can make again."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("POISE_CACHE") or Path(base) / "poise")
 
 
 @torch.inference_mode(False)

@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from poise.cache import cache_folder
 from poise.data import Images
 from poise.data.order import Order
 from poise.data.stored import StoredImages
-from poise.metrics.digits_classifier import cache_folder
 from poise.metrics.extractor import Extractor
 from poise.metrics.frechet import GaussianStatistics
 from poise.metrics.inception_score import SplitScores

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from poise.cache import cache_folder
 from poise.data import SOURCES
 from poise.data.files import Pictures
 from poise.data.pictures import fitted
-from poise.data.prepared import BrokenImage, Reading, cache_folder, prepared
+from poise.data.prepared import BrokenImage, Reading, prepared
 from poise.data.sources import cifar10, cifar100, folder, stl10
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images are few")

@@ -125,15 +125,3 @@ def test_does_without_a_cache_on_a_full_disk(cache: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(room, "save_file", full)
     assert same(digits_classifier(), digits_classifier())
     assert not list(cache.parent.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("poise_cache", "xdg", "expected"),
-    [("/a", "/b", "/a"), ("", "/b", "/b/poise"), ("", "", "{home}/.cache/poise")],
-)
-def test_the_cache_is_where_the_environment_says(
-    poise_cache: str, xdg: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("POISE_CACHE", poise_cache)
-    monkeypatch.setenv("XDG_CACHE_HOME", xdg)
-    assert str(room.cache_folder()) == expected.format(home=Path.home())
