@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError, SafetensorError) as error:  # a missing package is told, too
         if debug:
             raise
         rank = os.environ.get("RANK", "0")  # of processes that train together

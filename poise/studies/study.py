@@ -196,7 +196,7 @@ def lines(claims: Mapping[str, Claim], folder: str | Path) -> list[str]:
             cost = _cost(trials, known) if budget == "mini" else ""
             counts.append(f"{budget} {len(distinct(trials))} runs{cost}")
         told.append(f"{claim.number:>2} {claim.name}: {claim.sentence} ({claim.place})")
-        told.append(f"   {'; '.join(counts)}, about {claim.gpu_hours:,.0f} GPU-hours")
+        told.append(f"   {'; '.join(counts)}, about {_few(claim.gpu_hours)} GPU-hours")
     totals = ", ".join(f"{budget} {len(distinct(trials))}" for budget, trials in every.items())
     hours = sum(claim.gpu_hours for claim in claims.values())
     told.append(f"all, each distinct run once: {totals} runs{_cost(every['mini'], known)}")
@@ -215,6 +215,11 @@ def _cost(trials: Sequence[Trial], known: Results | None) -> str:
     return f" (about {sum(seconds) / len(seconds) * len(found) / 60:.0f} core-minutes by {len(seconds)} that were done)"
 
 
+def _few(hours: float) -> str:
+    """Hours to two digits where they are few: 0.05 are not 0."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
 def paper_lines(claims: Sequence[Claim], paths: Paths | None = None) -> list[str]:
     """What the paper's budget would run: each arm with its seeds, estimated GPU-hours, and the data to be given.
 
@@ -230,7 +235,7 @@ def paper_lines(claims: Sequence[Claim], paths: Paths | None = None) -> list[str
         arms: dict[str, list[Trial]] = {}
         for trial in trials:
             arms.setdefault(trial.arm, []).append(trial)
-        told.append(f"{claim.name}: {len(distinct(trials))} runs, about {claim.gpu_hours:,.0f} GPU-hours")
+        told.append(f"{claim.name}: {len(distinct(trials))} runs, about {_few(claim.gpu_hours)} GPU-hours")
         told += [f"  from: {claim.estimated_from}"] if claim.estimated_from else []
         told += [f"  data: {flags(read)}"] if (read := needed(trials)) else []
         names += read

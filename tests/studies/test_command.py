@@ -112,6 +112,14 @@ def test_a_mistake_costs_one_line(words: list[str], message: str, capsys: pytest
     assert err.count("\n") == 1
 
 
+def test_ray_that_is_missing_costs_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, out, err = told(capsys, "toy", "--ray", "auto", "--folder", tmp_path)
+    assert (code, out, err) == (1, "", "poise: --ray needs Ray: pip install poise[study]\n")
+
+
 def test_a_claim_without_a_budget_says_so(
     toy: Claim, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
