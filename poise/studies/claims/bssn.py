@@ -12,6 +12,7 @@ from poise.studies.claim import Arms, Claim, Judgement
 from poise.studies.claims import drawing
 from poise.studies.claims.costs import ESTIMATED
 from poise.studies.claims.judging import (
+    Part,
     by_seed,
     chosen_without,
     compared,
@@ -38,7 +39,7 @@ from poise.studies.claims.settings import (
     each,
     scaled,
 )
-from poise.studies.trial import Trial
+from poise.studies.trial import Outcome, Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,6 +106,8 @@ PUBLISHED = (0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.6, 2.8, 3.
 """the authors' 19 scales on CIFAR-10"""
 PUBLISHED_SHORT = PUBLISHED[:7]
 """on STL-10 and CelebA"""
+STL, CELEBA = "STL-10", "CelebA"
+"""data sets beside CIFAR-10, before the names of their arms"""
 MINI_SCALES = (0.7, 1.0, 1.4, 2.0, 4.0)
 
 
@@ -129,16 +132,33 @@ def _rates(scale: Scale, prefix: str, method: str, rates: str, seed: int) -> Tri
 def _published() -> list[Trial]:
     return [
         *_bssn(BSN_CIFAR, PUBLISHED, SEEDS),
-        *_bssn(BSN_STL, PUBLISHED_SHORT, SEEDS, "STL-10, "),
-        *_bssn(BSN_CELEBA, PUBLISHED_SHORT, SEEDS, "CelebA, "),
+        *_bssn(BSN_STL, PUBLISHED_SHORT, SEEDS, f"{STL}, "),
+        *_bssn(BSN_CELEBA, PUBLISHED_SHORT, SEEDS, f"{CELEBA}, "),
     ]
+
+
+def _by_data(arms: Arms) -> dict[str, dict[str, list[Outcome]]]:
+    """Arms by data set, "" for the first, under their names without it: what is compared is of one data set."""
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for arm, outcomes in arms.items():
+        before, _, rest = arm.partition(", ")
+        name, own = (before, rest) if before in (STL, CELEBA) else ("", arm)
+        found.setdefault(name, {})[own] = outcomes
+    return found
 
 
 def judge_bssn(arms: Arms) -> Judgement:
     """FD lower and IS higher: BSSN than SSN at each one's best scale, chosen by other seeds; BSN than SN, all rates.
 
-    "At least as good" is read as better: equal methods leave it not decided.
+    So on each data set. "At least as good" is read as better: equal methods leave it not decided.
     """
+    parts = [part for name, own in _by_data(arms).items() for part in _compared(own, f"{name}, " if name else "")]
+    told = "The scale is chosen for each seed by the others"
+    return together(parts, rows_of(arms, usual(arms)), told)
+
+
+def _compared(arms: Arms, data: str) -> list[Part]:
+    """The parts of one data set, its name before each."""
     parts = []
     score = score_name(arms)
     for figure, title, lower in ((distance_name(arms), "ln FD", True), (score, "ln IS", False)):
@@ -158,24 +178,26 @@ def judge_bssn(arms: Arms) -> Judgement:
             for rates in RATES
             for one in paired(found.get(f"BSN ({rates})", {}), found.get(f"SN ({rates})", {}))
         ]
-        parts.append(sided(f"{title}, BSSN less SSN, each at its best scale,", best, lower))
-        parts.append(sided(f"{title}, BSN less SN over {len(RATES)} settings,", pooled, lower))
-    told = "The scale is chosen for each seed by the others"
-    return together(parts, rows_of(arms, usual(arms)), told)
+        parts.append(sided(f"{data}{title}, BSSN less SSN, each at its best scale,", best, lower))
+        parts.append(sided(f"{data}{title}, BSN less SN over {len(RATES)} settings,", pooled, lower))
+    return parts
 
 
 def draw_bssn(arms: Arms, figure: Figure) -> None:
-    """FD over the scale, and over the rates."""
-    left, right = figure.subplots(1, 2)
-    series = {
-        name: {float(arm.partition("s=")[2]): of for arm, of in arms.items() if arm.startswith(f"{name} s=")}
-        for name in ("SSN", "BSSN")
-    }
-    drawing.lines(left, series, distance_name(arms), "scale s", "FD")
-    left.set_yscale("log")
-    groups = {rates: {name: arms.get(f"{name} ({rates})", []) for name in ("SN", "BSN")} for rates in RATES}
-    drawing.bars(right, groups, distance_name(arms), "FD", log=True)
-    right.tick_params(axis="x", labelrotation=30, labelsize="small")
+    """FD over the scale, and over the rates, a row for each data set."""
+    by_data = _by_data(arms)
+    rows = figure.subplots(len(by_data), 2, squeeze=False)
+    for (left, right), (data, own) in zip(rows, by_data.items(), strict=True):
+        series = {
+            name: {float(arm.partition("s=")[2]): of for arm, of in own.items() if arm.startswith(f"{name} s=")}
+            for name in ("SSN", "BSSN")
+        }
+        label = f"FD, {data}" if data else "FD"
+        drawing.lines(left, series, distance_name(own), "scale s", label)
+        left.set_yscale("log")
+        groups = {rates: {name: own.get(f"{name} ({rates})", []) for name in ("SN", "BSN")} for rates in RATES}
+        drawing.bars(right, groups, distance_name(own), label, log=True)
+        right.tick_params(axis="x", labelrotation=30, labelsize="small")
     drawing.finished(figure, arms, "FD over the scale, and by rates in the paper's 1e-4")
 
 

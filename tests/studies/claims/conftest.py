@@ -15,11 +15,14 @@ def shelf() -> None:
 
 
 def made_up(
-    claim: Claim, figures: Callable[[Trial], Mapping[str, float]], failed: Callable[[Trial], bool] = lambda _: False
+    claim: Claim,
+    figures: Callable[[Trial], Mapping[str, float]],
+    failed: Callable[[Trial], bool] = lambda _: False,
+    budget: str = "mini",
 ) -> dict[str, list[Outcome]]:
-    """A claim's arms at the mini budget, every run with these figures, or failed without any."""
+    """A claim's arms at a budget, every run with these figures, or failed without any."""
     arms: dict[str, list[Outcome]] = {}
-    for trial in claim.grids["mini"]():
+    for trial in claim.grids[budget]():
         lost = failed(trial)
         one = Outcome(trial, "failed" if lost else "finished", seconds=10.0, figures={} if lost else figures(trial))
         arms.setdefault(trial.arm, []).append(one)

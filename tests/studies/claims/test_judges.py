@@ -250,6 +250,29 @@ def test_a_figure_is_drawn_and_says_how_many_seeds(name: str, figures: By, tmp_p
     assert all(axes.get_ylabel() for axes in figure.axes[:1])
 
 
+def test_each_data_set_of_the_published_sweep_is_judged_by_itself() -> None:
+    """A worse BSSN on one of three is not hidden by the others, however large their distances are."""
+
+    def figures(trial: Trial) -> dict[str, float]:
+        is_worse = trial.arm.startswith("CelebA, B") or ("B" not in trial.arm and not trial.arm.startswith("CelebA"))
+        fid = (1000 if trial.recipe == "bssn-stl10" else 10) * (2 if is_worse else 1) * wobble(trial)
+        return {"fid": fid, "is": 1e4 / fid}
+
+    arms = made_up(CLAIMS["bssn"], figures, budget="paper")
+    found = CLAIMS["bssn"].judge(arms)
+    parts = found.words.partition(". The scale")[0]
+    verdicts = [(part.split(", ")[0], part.rpartition(": ")[2]) for part in parts.split("; ")]
+    assert found.verdict == "does not hold"
+    assert verdicts == [
+        *[(f"ln {name}", "holds") for name in ("FD", "FD", "IS", "IS")],
+        *[("STL-10", "holds")] * 4,
+        *[("CelebA", "does not hold")] * 4,
+    ]
+    figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(7, 4))
+    CLAIMS["bssn"].draw(arms, figure)
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["FD", "FD, STL-10", "FD, CelebA"]
+
+
 def test_a_failed_run_counts_as_the_worst_of_its_claim() -> None:
     claim = CLAIMS["gamma"]
     arms = made_up(
