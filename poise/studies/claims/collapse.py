@@ -181,10 +181,10 @@ def draw_one_per_class(arms: Arms, figure: Figure) -> None:
     for axes, kind, label in ((left, "is", "IS"), (right, "fd", "FD")):
         for place, (name, title) in enumerate((("one", "one image per class"), ("real", "real images"))):
             found = drawing.values_of(outcomes, f"{kind}_{name}")
-            axes.bar(place, sum(found) / max(len(found), 1), label=title)
-            axes.plot([place] * len(found), found, "k.", ms=4)
+            drawing.bar(axes, place, found, label=title)
         axes.set(ylabel=label, xticks=[])
-    right.set_yscale("log")
+    if right.containers:
+        right.set_yscale("log")
     drawing.finished(figure, arms, "2,000 images: one of each class, over and over, or real ones")
 
 

@@ -54,6 +54,13 @@ def bars(axes: Any, groups: Mapping[str, Mapping[str, Sequence[Outcome]]], figur
         axes.set_yscale("log")
 
 
+def bar(axes: Any, place: float, found: Sequence[float], **options: Any) -> None:
+    """The mean as a bar with every value on it as a dot; nothing where there are none. Options are the bar's."""
+    if found:
+        axes.bar(place, mean(found), **options)
+        axes.plot([place] * len(found), found, "k.", ms=4)
+
+
 def lines(
     axes: Any, series: Mapping[str, Mapping[float, Sequence[Outcome]]], figure: str, x_label: str, label: str
 ) -> None:

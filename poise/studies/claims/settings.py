@@ -70,6 +70,8 @@ SMALL = Scale(
 )
 CIFAR = Scale("sngan-cnn-cifar10", {1: 100_000, 5: 100_000}, changes={"evaluation_samples": 5_000}, kept=10)
 """Miyato et al.; they do not say how many updates each setting had, 100,000 are ours"""
+STL = Scale("bssn-stl10", {1: 100_000, 5: 100_000}, changes={"evaluation_samples": 5_000})
+"""the same network on STL-10"""
 BSN_CIFAR = Scale("bssn-cifar10", {1: 400_000, 5: 400_000}, changes={"evaluation_samples": 5_000}, kept=10)
 BSN_STL = Scale("bssn-stl10", {1: 800_000, 5: 400_000}, changes={"evaluation_samples": 5_000})
 BSN_CELEBA = Scale("bssn-celeba64", {1: 400_000, 5: 400_000}, changes={"evaluation_samples": 5_000})

@@ -27,7 +27,7 @@ from poise.studies.claims.judging import (
     together,
     usual,
 )
-from poise.studies.claims.settings import CIFAR, FEW, METHODS, MINI, SEEDS, SETTINGS, SMALL, Scale, cnn, each
+from poise.studies.claims.settings import CIFAR, FEW, METHODS, MINI, SEEDS, SETTINGS, SMALL, STL, Scale, cnn, each
 from poise.studies.statistics import interval
 from poise.studies.trial import Trial
 
@@ -211,8 +211,7 @@ def draw_cost(arms: Arms, figure: Figure) -> None:
     outcomes = [one for of in arms.values() for one in of]
     for place, (name, title) in enumerate((("none", "none"), ("sn", "SN"), ("wgan_gp", "WGAN-GP"))):
         found = drawing.values_of(outcomes, name)
-        axes.bar(place, sum(found) / max(len(found), 1), color=f"C{place}")
-        axes.plot([place] * len(found), found, "k.", ms=4)
+        drawing.bar(axes, place, found, color=f"C{place}")
         axes.text(place, 0, title, ha="center", va="bottom", color="white")
     axes.set(xticks=[], ylabel="seconds of a step, median of 10")
     drawing.finished(figure, arms, "Cost of a step")
@@ -287,11 +286,11 @@ MAPS = Claim(
     {
         "mini": lambda: _maps(MINI, SEEDS),
         "small": lambda: _maps(SMALL, SEEDS),
-        "paper": lambda: _maps(CIFAR, SEEDS),
+        "paper": lambda: _maps(STL, SEEDS),
     },
     judge_maps,
     draw_maps,
-    22.0,
+    49.0,
     ESTIMATED,
 )
 
