@@ -10,7 +10,7 @@ import hashlib
 import io
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -38,12 +38,13 @@ class Pictures:
 
     Args:
         path: the folder or .zip file.
+        part: which pictures to take, by their names; all by default.
 
     Raises:
         ValueError: nothing there, no picture in it, or pictures both at the top and in folders.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, part: Callable[[str], bool] | None = None) -> None:
         self.path, self.name = Path(path).expanduser(), str(path)
         self.threads: int | None = None
         if not self.path.exists():
@@ -52,6 +53,8 @@ class Pictures:
         if self.is_zip and not zipfile.is_zipfile(self.path):
             raise ValueError(f"{path} is a file but no zip; give a folder or zip file of images")
         self.entries: Sequence[Entry] = sorted(self._found(), key=lambda entry: entry.name)
+        if part is not None:
+            self.entries = [entry for entry in self.entries if part(entry.name)]
         if not self.entries:
             raise ValueError(f"{path} has no images; known endings: {', '.join(SUFFIXES)}")
         tops = [PurePosixPath(entry.name).parts[0] if "/" in entry.name else None for entry in self.entries]

@@ -7,7 +7,7 @@ publish; nothing is downloaded. All others are folders or zip files of pictures.
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,8 @@ from poise.data.torchvision_pictures import TorchvisionPictures
 OnError = Literal["stop", "skip"]
 CropAt = Literal["centre", "random"]
 WHITE = (255, 255, 255)
+CELEBA = {"train": range(1, 162_771), "val": range(162_771, 182_638), "test": range(182_638, 202_600)}
+"""numbers of the pictures in the authors' list_eval_partition.txt"""
 LOOKS = 100  # pictures of a stream looked at before training where none may be resized
 
 
@@ -92,6 +94,7 @@ def stl10(
 
 def celeba(
     path: str = "",
+    split: str = "all",
     resolution: int = 64,
     crop: int = 160,
     crop_at: CropAt = "centre",
@@ -100,8 +103,24 @@ def celeba(
     stream: bool = False,
     seed: int = 0,
 ) -> StoredImages:
-    """CelebA, aligned (Liu et al. 2015): the central ``crop`` pixels of 178×218; ``path`` is img_align_celeba."""
-    return folder(path, resolution, crop, crop_at, flip=flip, on_error=on_error, stream=stream, seed=seed)
+    """CelebA, aligned (Liu et al. 2015): the central ``crop`` pixels of 178×218; ``path`` is img_align_celeba.
+
+    Args:
+        split: "all", or the authors' "train", "val" or "test", which they give by the pictures' numbers.
+        path, resolution, crop, crop_at, flip, on_error, stream, seed: as ``folder``'s.
+    """
+    if split not in ("all", *CELEBA):
+        raise ValueError(f"split is {split!r}; CelebA has 'all', {', '.join(map(repr, CELEBA))}")
+    part = None if split == "all" else lambda name: _number(name) in CELEBA[split]
+    pictures = Pictures(given(path, "the folder img_align_celeba"), part)
+    reading = Reading(pictures, resolution, crop, whole=crop_at == "random")
+    return images_of(reading, flip, False, on_error, stream, seed)
+
+
+def _number(name: str) -> int:
+    """Of a picture of CelebA's: 1 of 000001.jpg; 0 of others, which only "all" takes."""
+    stem = PurePosixPath(name).stem
+    return int(stem) if stem.isdecimal() else 0
 
 
 def imagenet(

@@ -21,11 +21,16 @@ from poise.sampling import Sampler
 
 STEPS = {"reconstruction": RUNNING, "reconstruction-2000": FINAL}
 """of the metrics that need a generator"""
+SCENES = ("bedroom", "bridge", "church_outdoor", "classroom", "conference_room", "dining_room", "kitchen")
+SCENES += ("living_room", "restaurant", "tower")
+"""of LSUN, each with 300 pictures that its authors set apart"""
 TEST = {
     "stacked-digits": ("split", {"train": "test"}),
     "cifar10": ("split", {"train": "test"}),
     "cifar100": ("split", {"train": "test"}),
     "stl10": ("split", {"unlabeled": "test", "train": "test", "train+unlabeled": "test"}),
+    "celeba": ("split", {"train": "test", "val": "test"}),
+    "lsun": ("category", {f"{scene}_train": f"{scene}_val" for scene in SCENES}),
 }
 """data with images set apart by those who published it: the option, and what it is for training and for testing"""
 
@@ -140,7 +145,8 @@ def held_out_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     option, tests = TEST[name]
     trained = options.get(option, SOURCES.options(name)[option].default)
     if trained not in tests:
-        raise ValueError(f"training saw the {trained} images of {name}; {told}")
+        saw = "all" if trained == "all" else f"the {trained}"
+        raise ValueError(f"training saw {saw} images of {name}; train with {option}={next(iter(tests))}, or {told}")
     kept = {key: value for key, value in options.items() if key not in ("flip", "balanced")}
     without = {"flip": False} if "flip" in SOURCES.options(name) else {}
     return {**kept, **without, option: tests[trained]}

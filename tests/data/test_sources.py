@@ -258,6 +258,20 @@ def test_celeba_is_cut_to_its_face(tmp_path):
     assert np.array_equal(found, fitted(picture[29:189, 9:169], 64))
 
 
+def test_celeba_is_parted_by_its_authors_list(tmp_path):
+    numbers = {"train": (1, 162770), "val": (162771, 182637), "test": (182638, 202599)}
+    for shade, number in enumerate(sorted(number for ends in numbers.values() for number in ends)):
+        Image.fromarray(np.full((218, 178, 3), 40 * shade, dtype=np.uint8)).save(tmp_path / f"{number:06d}.png")
+    Image.fromarray(np.zeros((218, 178, 3), dtype=np.uint8)).save(tmp_path / "another.png")
+    shades = {}
+    for split in (*numbers, "all"):
+        images = SOURCES.build("celeba", path=str(tmp_path), split=split, resolution=4, flip=False)
+        shades[split] = sorted(images.batch(0, len(images))[0].float().mean((1, 2, 3)).tolist())
+    assert shades == {"train": [0, 40], "val": [80, 120], "test": [160, 200], "all": [0, 0, 40, 80, 120, 160, 200]}
+    with pytest.raises(ValueError, match="split is 'tset'; CelebA has 'all', 'train', 'val', 'test'"):
+        SOURCES.build("celeba", path=str(tmp_path), split="tset")
+
+
 def test_balanced_classes_come_equally_often(tree):
     for file in sorted((tree / "cat").iterdir())[1:]:
         file.unlink()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from poise import api
 from poise.cli import main
 from poise.data.digits import StackedDigits
-from poise.metrics.generators import held_out_source
+from poise.metrics.generators import held_out_options, held_out_source
 from poise.metrics.reconstruction import reconstruct
 from poise.metrics.sheets import reconstruction_sheet
 from poise.models import create
@@ -143,8 +143,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "negative": (lambda: reconstruct(Linear(), images(2), steps=-1), "steps is -1; give one number or several"),
     "precision": (lambda: reconstruct(Linear(), images(2), precision="fp8"), "precision is 'fp8'; allowed"),
     "no test split": (
+        lambda: held_out_source("imagenet", {}),
+        "imagenet has no images set apart for testing; give --against",
+    ),
+    "trained on all": (
         lambda: held_out_source("celeba", {}),
-        "celeba has no images set apart for testing; give --against",
+        "training saw all images of celeba; train with split=train, or give --against",
     ),
     "trained on it": (lambda: held_out_source("cifar10", {"split": "test"}), "training saw the test images of cifar10"),
     "no best": (lambda: best_network({2: math.nan}), "none of 1 checkpoints has a finite reconstruction error"),
@@ -161,6 +165,21 @@ def test_held_out_digits_are_those_training_never_sees() -> None:
     found = held_out_source("stacked-digits", {"resolution": 8, "split": "train"})
     assert isinstance(found, StackedDigits)
     assert (found.split, found.resolution) == ("test", 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("celeba", {"split": "train", "path": "/data"}, {"split": "test", "path": "/data", "flip": False}),
+        ("lsun", {}, {"category": "bedroom_val", "flip": False}),
+        ("lsun", {"category": "tower_train"}, {"category": "tower_val", "flip": False}),
+        ("stl10", {"resolution": 48}, {"split": "test", "resolution": 48, "flip": False}),
+    ],
+)
+def test_what_is_held_out_is_what_its_authors_set_apart(
+    name: str, given: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    assert held_out_options(name, given) == wanted
 
 
 def test_the_best_network_is_the_one_of_least_error_and_the_first_of_equals() -> None:
