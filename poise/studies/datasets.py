@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from poise.data import SOURCES
+from poise.metrics.extractors import default_extractor
+from poise.metrics.generators import STEPS, held_out_source
 from poise.registry import nearest
 from poise.studies.results import Results
 from poise.studies.trial import Trial
@@ -89,19 +91,30 @@ def open_data(paths: Paths, trials: Sequence[Trial], results: Results, say: Call
     """Open the data of trials once, here, before any of them is done: pictures are then prepared for all of them.
 
     Raises:
-        ValueError: no path to a data set, files that are not it, or other images than earlier runs in this store had.
+        ValueError: no path to a data set, files that are not it, none held out where a measure needs some, nothing to
+            judge its images by, or other images than earlier runs in this store had.
     """
-    sources = [source for trial in trials if (source := source_of(trial)) is not None]
-    if missing := [name for name in dict.fromkeys(source.name for source in sources) if name not in paths]:
+    readers: dict[str, list[Trial]] = {}
+    sources: dict[str, Choice] = {}
+    for trial in trials:
+        if (source := source_of(trial)) is not None:
+            key = f"{source.name} {json.dumps(source.options, sort_keys=True)}"
+            sources[key] = source
+            readers.setdefault(key, []).append(trial)
+    if missing := [name for name in dict.fromkeys(one.name for one in sources.values()) if name not in paths]:
         raise ValueError(f"these runs need data that lies somewhere: give {flags(missing)}")
-    for name, options in {(source.name, _text(source.options)): source.options for source in sources}.items():
-        source, path = Choice(name=name[0], **options), paths[name[0]]
+    for key, source in sources.items():
+        path = paths[source.name]
+        options = {**source.options, "path": path}
         try:
-            found = SOURCES.build(source.name, **{**options, "path": path})
+            found = SOURCES.build(source.name, **options)
             sample = _sample(found)
+            if any(measure in STEPS for trial in readers[key] for measure in trial.measures):
+                held_out_source(source.name, options)
+            if any(trial.work == "train" and trial.resolved().evaluate_every for trial in readers[key]):
+                default_extractor()
         except (ValueError, OSError) as error:
             raise ValueError(f"--data {source.name}: {' '.join(str(error).split())}") from error
-        key = f"{source.name} {_text(options)}"
         known = results.data(key)
         if known is None:
             results.keep_data(key, path, json.dumps(sample))
@@ -117,10 +130,6 @@ def placed(trial: Trial, paths: Paths) -> Trial:
     """The trial with the path to its data in its recipe: what is done, while what is kept is the trial without."""
     source = source_of(trial)
     return trial if source is None else replace(trial, changes={**trial.changes, "data.path": paths[source.name]})
-
-
-def _text(options: Mapping[str, Any]) -> str:
-    return json.dumps({key: value for key, value in options.items() if key != "path"}, sort_keys=True)
 
 
 def _sample(images: Any) -> dict[str, Any]:

@@ -165,6 +165,21 @@ def test_a_mistake_costs_one_line_and_no_run(
     assert not (tmp_path / "kept" / "runs").exists()
 
 
+def test_what_a_measure_or_a_judge_lacks_is_told_before_training(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"cifar10": str(cifar)}
+    with Results(tmp_path) as results:
+        tests = replace(TRIAL, changes={**SMALL, "data.split": "test"}, measures=("reconstruction",))
+        with pytest.raises(ValueError, match="--data cifar10: training saw the test images of cifar10"):
+            open_data(paths, [tests], results, lambda _: None)
+        judged = replace(TRIAL, changes={**SMALL, "evaluate_every": 2})
+        monkeypatch.setattr("poise.metrics.extractors._is_installed", lambda _: False)
+        with pytest.raises(ValueError, match="--data cifar10: no extractor is here; pip install"):
+            open_data(paths, [TRIAL, judged], results, lambda _: None)
+        open_data(paths, [TRIAL], results, lambda _: None)
+
+
 def test_a_built_in_budget_wants_no_data(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = told(capsys, "toy", "--folder", tmp_path / "kept", "--data", f"cifar10={cifar}")
     assert (code, "they need none: leave --data out" in err) == (2, True)
