@@ -21,8 +21,10 @@ from poise.sampling import Sampler
 
 STEPS = {"reconstruction": RUNNING, "reconstruction-2000": FINAL}
 """of the metrics that need a generator"""
-SCENES = ("bedroom", "bridge", "church_outdoor", "classroom", "conference_room", "dining_room", "kitchen")
-SCENES += ("living_room", "restaurant", "tower")
+SCENES = (
+    *("bedroom", "bridge", "church_outdoor", "classroom", "conference_room"),
+    *("dining_room", "kitchen", "living_room", "restaurant", "tower"),
+)
 """of LSUN, each with 300 pictures that its authors set apart"""
 TEST = {
     "stacked-digits": ("split", {"train": "test"}),

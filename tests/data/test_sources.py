@@ -15,7 +15,7 @@ from poise.data import SOURCES
 from poise.data.files import Pictures
 from poise.data.pictures import fitted
 from poise.data.prepared import BrokenImage, Reading, prepared
-from poise.data.sources import cifar10, cifar100, folder, stl10
+from poise.data.sources import celeba, cifar10, cifar100, folder, stl10
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images are few")
 GENERATOR = np.random.default_rng(0)
@@ -265,11 +265,11 @@ def test_celeba_is_parted_by_its_authors_list(tmp_path):
     Image.fromarray(np.zeros((218, 178, 3), dtype=np.uint8)).save(tmp_path / "another.png")
     shades = {}
     for split in (*numbers, "all"):
-        images = SOURCES.build("celeba", path=str(tmp_path), split=split, resolution=4, flip=False)
+        images = celeba(str(tmp_path), split, resolution=4, flip=False)
         shades[split] = sorted(images.batch(0, len(images))[0].float().mean((1, 2, 3)).tolist())
     assert shades == {"train": [0, 40], "val": [80, 120], "test": [160, 200], "all": [0, 0, 40, 80, 120, 160, 200]}
     with pytest.raises(ValueError, match="split is 'tset'; CelebA has 'all', 'train', 'val', 'test'"):
-        SOURCES.build("celeba", path=str(tmp_path), split="tset")
+        celeba(str(tmp_path), "tset")
 
 
 def test_balanced_classes_come_equally_often(tree):
