@@ -11,8 +11,9 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
+from threading import Thread
 from typing import Any, Protocol
 
 import torch
@@ -142,9 +143,18 @@ def _serve(connection: Connection, core: int, do: Callable[[Any], Any]) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
+    Thread(target=_end_with_the_study, daemon=True).start()
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             connection.send(do(connection.recv()))
+
+
+def _end_with_the_study() -> None:
+    """A worker whose study was killed ends at once: the next study may be at the same run a moment later."""
+    study = parent_process()
+    assert study is not None
+    wait([study.sentinel])
+    os._exit(1)
 
 
 @contextmanager

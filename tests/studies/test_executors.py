@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,34 @@ def test_workers_are_pinned_each_to_a_core_of_its_own_with_one_thread() -> None:
 def test_a_worker_that_dies_is_told_and_replaced() -> None:
     found = dict(Workers(1).map(signal.raise_signal, [signal.SIGKILL, 0]))  # 0 is no signal at all
     assert found == {0: Died("the worker process ended by signal SIGKILL"), 1: None}
+
+
+STUDY = """
+from poise.studies.executors import Workers
+task = "print(__import__('os').getpid(), flush=True) or __import__('time').sleep(100)"
+list(Workers(1).map(eval, [task]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to see processes in")
+def test_a_worker_ends_with_a_study_that_is_killed() -> None:
+    """Else it would go on with its run beside the study that is started next."""
+    with subprocess.Popen([sys.executable, "-c", STUDY], stdout=subprocess.PIPE, text=True) as study:
+        assert study.stdout is not None
+        worker = Path("/proc") / study.stdout.readline().strip() / "stat"
+        assert _is_running(worker)
+        study.kill()
+        study.wait()
+        until = time.monotonic() + 30
+        while _is_running(worker) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not _is_running(worker)
+
+
+def _is_running(stat: Path) -> bool:
+    """Whether a process is there and no zombie, by its /proc/PID/stat."""
+    return stat.exists() and stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.slow

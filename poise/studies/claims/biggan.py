@@ -104,7 +104,7 @@ def draw_batches(arms: Arms, figure: Figure) -> None:
     drawing.lines(axes, series, distance_name(arms), "batch, relative", "FD")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    drawing.finished(figure, arms, "Batch and width at equal numbers of updates")
+    drawing.finished(figure, arms, "Batch and width at equal numbers of updates", drawing.BAND)
 
 
 BATCH = Claim(

@@ -125,7 +125,7 @@ def draw_gradients(arms: Arms, figure: Figure) -> None:
         drawing.curves(axes, shown, "gradient-bound", "generator updates", "‖∇D(x)‖ / (√L·‖x‖)", log=True)
         axes.axhline(1.0, color="black", lw=0.8, ls="--")
         axes.set_title("no normalization" if norm == "none" else norm, fontsize="small")
-    drawing.finished(figure, arms, "Gradient of D in its weights against the bound")
+    drawing.finished(figure, arms, "Gradient of D in its weights against the bound", drawing.THIN)
 
 
 GRADIENTS = Claim(
@@ -210,7 +210,7 @@ def draw_variances(arms: Arms, figure: Figure) -> None:
         axes.axhline(1.0, color="black", lw=0.8, ls="--")
         axes.set(title=name, yscale="log", xlabel="generator updates")
     panels[0].set_ylabel("Var(w) · fan_in")
-    drawing.finished(figure, arms, "Variance of the weights in use, by layer")
+    drawing.finished(figure, arms, "Variance of the weights in use, by layer", drawing.SINGLE)
 
 
 VARIANCES = Claim(

@@ -198,7 +198,7 @@ def draw_bssn(arms: Arms, figure: Figure) -> None:
         groups = {rates: {name: own.get(f"{name} ({rates})", []) for name in ("SN", "BSN")} for rates in RATES}
         drawing.bars(right, groups, distance_name(own), label, log=True)
         right.tick_params(axis="x", labelrotation=30, labelsize="small")
-    drawing.finished(figure, arms, "FD over the scale, and by rates in the paper's 1e-4")
+    drawing.finished(figure, arms, "FD over the scale, and by rates in the paper's 1e-4", drawing.BOTH)
 
 
 BSSN = Claim(

@@ -115,7 +115,7 @@ def draw_collapse(arms: Arms, figure: Figure) -> None:
     for axes, name, label in zip(upper, ("sigma/G", "sigma/D", "modes"), ("σ₀, G", "σ₀, D", "modes"), strict=True):
         drawing.curves(axes, arms, name, "", label, log=name != "modes")
     upper[-1].set_xlabel("generator updates")
-    drawing.finished(figure, arms, "σ₀ over its first value, the largest of all layers")
+    drawing.finished(figure, arms, "σ₀ over its first value, the largest of all layers", drawing.THIN)
     for axes in upper[1:]:
         if axes.get_legend() is not None:
             axes.get_legend().remove()
@@ -185,7 +185,7 @@ def draw_one_per_class(arms: Arms, figure: Figure) -> None:
         axes.set(ylabel=label, xticks=[])
     if right.containers:
         right.set_yscale("log")
-    drawing.finished(figure, arms, "2,000 images: one of each class, over and over, or real ones")
+    drawing.finished(figure, arms, "2,000 images: one of each class, over and over, or real ones", drawing.DOTS)
 
 
 ONE_PER_CLASS = Claim(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,12 @@ from poise.studies.trial import Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WHISKER = "bars and bands: bootstrap 95% of the mean"
+WHISKER = "whiskers: bootstrap 95% of the mean"
+BAND = "bands: bootstrap 95% of the mean"
+BOTH = "whiskers and bands: bootstrap 95% of the mean"
+DOTS = "dots: single runs"
+THIN = "thin lines: single runs"
+SINGLE = "a line for each run"
 
 
 def seeds_told(arms: Arms) -> str:
@@ -45,8 +51,9 @@ def bars(axes: Any, groups: Mapping[str, Mapping[str, Sequence[Outcome]]], figur
             reach = interval(found)
             xs.append(index + (place - (len(series) - 1) / 2) * wide)
             heights.append(reach.mean)
-            low.append(reach.mean - max(reach.low, min(found)))
-            high.append(min(reach.high, max(found)) - reach.mean)
+            bounded = math.isfinite(reach.low)  # not of one value or two
+            low.append(reach.mean - reach.low if bounded else 0.0)
+            high.append(reach.high - reach.mean if bounded else 0.0)
         axes.bar(xs, heights, wide, yerr=[low, high], label=name, error_kw={"lw": 0.8})
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_ylabel(label)
@@ -71,7 +78,7 @@ def lines(
             continue
         xs = [x for x, _ in points]
         axes.plot(xs, [one.mean for _, one in points], marker="o", ms=3, label=name)
-        if all(one.n > 1 for _, one in points):
+        if all(math.isfinite(one.low) for _, one in points):
             axes.fill_between(xs, [one.low for _, one in points], [one.high for _, one in points], alpha=0.2)
     axes.set_xlabel(x_label)
     axes.set_ylabel(label)
@@ -95,9 +102,9 @@ def curves(axes: Any, arms: Arms, curve: str, x_label: str, label: str, log: boo
         axes.set_yscale("log")
 
 
-def finished(figure: Figure, arms: Arms, title: str) -> None:
-    """A legend in every panel that has series, and a title that says n."""
+def finished(figure: Figure, arms: Arms, title: str, told: str = WHISKER) -> None:
+    """A legend in every panel that has series, and a title that says n and what shows how sure a figure is."""
     for axes in figure.axes:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="x-small")
-    figure.suptitle(f"{title} ({seeds_told(arms)}; {WHISKER})", fontsize="small")
+    figure.suptitle(f"{title}\n{seeds_told(arms)}; {told}", fontsize="small")

@@ -153,7 +153,7 @@ def draw_spectra(arms: Arms, figure: Figure) -> None:
         axes.set_title(name.partition("/")[2], fontsize="x-small")
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    drawing.finished(figure, arms, "Squared singular values of D's weights in use, setting C")
+    drawing.finished(figure, arms, "Squared singular values of D's weights in use, setting C", drawing.THIN)
 
 
 SPECTRUM = Claim(
@@ -214,7 +214,7 @@ def draw_cost(arms: Arms, figure: Figure) -> None:
         drawing.bar(axes, place, found, color=f"C{place}")
         axes.text(place, 0, title, ha="center", va="bottom", color="white")
     axes.set(xticks=[], ylabel="seconds of a step, median of 10")
-    drawing.finished(figure, arms, "Cost of a step")
+    drawing.finished(figure, arms, "Cost of a step", drawing.DOTS)
 
 
 COST = Claim(
@@ -274,7 +274,7 @@ def draw_maps(arms: Arms, figure: Figure) -> None:
         drawing.lines(axes, series, name, "relative number of feature maps (original = 1.0)", label)
         axes.set_xscale("log", base=2)
     right.set_yscale("log")
-    drawing.finished(figure, arms, "Feature maps of D's last convolution, setting C")
+    drawing.finished(figure, arms, "Feature maps of D's last convolution, setting C", drawing.BAND)
 
 
 MAPS = Claim(

@@ -80,7 +80,7 @@ def draw_truncation(arms: Arms, figure: Figure) -> None:
             xs, ys = [score for _, score in scores], [value for _, value in found]
             axes.plot(xs, ys, color=f"C{index}", marker="o", ms=2, lw=0.8, label=label)
     axes.set(xlabel=f"IS, thresholds {THRESHOLDS[0]} to {THRESHOLDS[-1]} σ", ylabel="FD", yscale="log")
-    drawing.finished(figure, arms, "Variety against fidelity")
+    drawing.finished(figure, arms, "Variety against fidelity", drawing.SINGLE)
 
 
 TRUNCATION = Claim(

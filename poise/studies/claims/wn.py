@@ -123,7 +123,7 @@ def draw_reconstruction(arms: Arms, figure: Figure) -> None:
     """The running reconstruction error over updates, a line for each norm."""
     axes = figure.subplots()
     drawing.curves(axes, arms, "reconstruction", "generator updates", "reconstruction error, 50 steps", log=True)
-    drawing.finished(figure, arms, "Error of held-out images made again")
+    drawing.finished(figure, arms, "Error of held-out images made again", drawing.THIN)
 
 
 RECONSTRUCTION = Claim(
