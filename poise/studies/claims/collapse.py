@@ -183,8 +183,6 @@ def draw_one_per_class(arms: Arms, figure: Figure) -> None:
             found = drawing.values_of(outcomes, f"{kind}_{name}")
             drawing.bar(axes, place, found, label=title)
         axes.set(ylabel=label, xticks=[])
-    if right.containers:
-        right.set_yscale("log")
     drawing.finished(figure, arms, "2,000 images: one of each class, over and over, or real ones", drawing.DOTS)
 
 

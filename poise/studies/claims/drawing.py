@@ -35,10 +35,10 @@ def values_of(outcomes: Sequence[Outcome], figure: str) -> list[float]:
 
 
 def bars(axes: Any, groups: Mapping[str, Mapping[str, Sequence[Outcome]]], figure: str, label: str, log: bool) -> None:
-    """Bars of a figure: a cluster for each group, a colour for each series within it.
+    """A figure as bars: a cluster for each group, a colour for each series within it.
 
     Args:
-        groups: by group, by series, its runs.
+        groups: by group, by series, its runs. log: on a logarithmic axis, where a bar has no foot: points then.
     """
     series = list(dict.fromkeys(name for of in groups.values() for name in of))
     wide = 0.8 / max(len(series), 1)
@@ -54,7 +54,10 @@ def bars(axes: Any, groups: Mapping[str, Mapping[str, Sequence[Outcome]]], figur
             bounded = math.isfinite(reach.low)  # not of one value or two
             low.append(reach.mean - reach.low if bounded else 0.0)
             high.append(reach.high - reach.mean if bounded else 0.0)
-        axes.bar(xs, heights, wide, yerr=[low, high], label=name, error_kw={"lw": 0.8})
+        if log:
+            axes.errorbar(xs, heights, [low, high], fmt="o", ms=4, elinewidth=0.8, label=name)
+        else:
+            axes.bar(xs, heights, wide, yerr=[low, high], label=name, error_kw={"lw": 0.8})
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_ylabel(label)
     if log:

@@ -87,7 +87,7 @@ def draw_settings(arms: Arms, figure: Figure) -> None:
     drawing.finished(figure, arms, "Settings A to F")
     if lower.get_legend() is not None:
         lower.get_legend().remove()
-    upper.legend(fontsize="xx-small", ncols=4)
+    upper.legend(fontsize="xx-small", ncols=len(methods), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
 
 SETTINGS_A_F = Claim(
