@@ -13,7 +13,7 @@ from poise.studies.claim import Arms, Claim, Judgement
 from poise.studies.claims import drawing
 from poise.studies.claims.costs import ESTIMATED
 from poise.studies.claims.judging import by_seed, checked, figure_of, paired, rows_of, sided, together, worst
-from poise.studies.claims.settings import BSN_CIFAR, FEW, MINI, SEEDS, SMALL, Scale, cnn, each
+from poise.studies.claims.settings import BSN_CIFAR, MINI, SEEDS, SMALL, Scale, cnn, each
 from poise.studies.trial import Trial
 
 if TYPE_CHECKING:
