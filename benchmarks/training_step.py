@@ -15,6 +15,7 @@ Needs torch-mimicry importable for ``mimicry``. Writes ``benchmarks/results/trai
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import time
 from collections.abc import Callable
@@ -105,7 +106,7 @@ def with_tricks(setting: Setting, tricks: tuple[str, ...]) -> Callable[[], None]
     if "bias apart" not in tricks:
         for layer in g.modules():
             if type(layer) is ConvTranspose2d:
-                layer.__class__ = nn.ConvTranspose2d
+                layer.__class__ = nn.ConvTranspose2d  # type: ignore[assignment]
     layout = torch.channels_last if "channels last" in tricks else torch.contiguous_format
     g, d = g.to(memory_format=layout), d.to(memory_format=layout)
     fused = "fused optimizer" in tricks
@@ -319,7 +320,11 @@ def main() -> None:
     options = parser.parse_args()
     peaks = {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)}
     print({name: f"{peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items()})
-    rows = []
+    path = RESULTS / "training_step.csv"
+    rows: list[dict[str, Any]] = []
+    if path.exists():  # networks that are not measured now keep their rows
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["networks"] not in options.networks]
     for name in options.networks:
         setting = mimicry() if name == "mimicry" else demo(options.width)
         turns = options.turns if name == "mimicry" else 10 * options.turns
