@@ -5,12 +5,14 @@ from poise.layers.attention import SelfAttention
 from poise.layers.batch_norm import BatchNorm, ClassBatchNorm, ConditionBatchNorm
 from poise.layers.cross_replica import CrossReplicaBatchNorm, cross_replica
 from poise.layers.residual import DiscriminatorBlock, GeneratorBlock
+from poise.layers.transposed import ConvTranspose2d
 from poise.layers.weight_normalized import WeightedSum, affine, strict
 
 __all__ = [
     "BatchNorm",
     "ClassBatchNorm",
     "ConditionBatchNorm",
+    "ConvTranspose2d",
     "CrossReplicaBatchNorm",
     "DiscriminatorBlock",
     "GeneratorBlock",

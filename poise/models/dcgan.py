@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.layers.activation import TranslatedReLU
+from poise.layers.transposed import ConvTranspose2d
 from poise.layers.weight_normalized import affine, strict
 from poise.models.network import Discriminator, Generator, known_choice, positive
 
@@ -230,7 +231,7 @@ class DcganDiscriminator(AnySizeDiscriminator):
 
 def _deconv(wide: int, narrow: int, level: Level, bias: bool) -> nn.ConvTranspose2d:
     pad = (1 + level.pad[0], 1 + level.pad[1])
-    return nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=pad, bias=bias)
+    return ConvTranspose2d(wide, narrow, 4, stride=2, padding=pad, bias=bias)
 
 
 def dcgan(

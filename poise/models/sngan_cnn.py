@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poise.layers.transposed import ConvTranspose2d
 from poise.models.network import Discriminator, Generator, known_choice, positive
 
 LAYER_NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -61,7 +62,7 @@ class SnganCnnGenerator(Generator):
         self.linear = nn.Linear(latent_dim, self.base**2 * channels[0])
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.deconvs = nn.ModuleList(
-            nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1) for wide, narrow in itertools.pairwise(channels)
+            ConvTranspose2d(wide, narrow, 4, stride=2, padding=1) for wide, narrow in itertools.pairwise(channels)
         )
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
 

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.layers.activation import TranslatedReLU
+from poise.layers.transposed import ConvTranspose2d
 from poise.layers.weight_normalized import WeightedSum, affine, strict
 from poise.models.dcgan import AnySizeDiscriminator, AnySizeGenerator, Level
 from poise.models.network import known_choice, positive
@@ -95,7 +96,7 @@ class UpBlock(nn.Module):
         second: nn.Conv2d | nn.ConvTranspose2d
         if level:
             pad = (1 + level.pad[0], 1 + level.pad[1])
-            second = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=pad)
+            second = ConvTranspose2d(inputs, outputs, 4, stride=2, padding=pad)
         else:
             second = nn.Conv2d(inputs, outputs, 3, padding=1)
         between = TranslatedReLU(inputs, slope=SLOPE)
