@@ -7,6 +7,7 @@ when it is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,6 +52,18 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
+def _reader(parameter: str, slow: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """The getter of a parametrized tensor: torch's own, less its searches for attributes, which take longer than it."""
+
+    def read(layer: Any) -> Tensor:
+        if parametrize._cache_enabled or torch.compiler.is_compiling():
+            return slow(layer)
+        tensor: Tensor = layer._modules["parametrizations"]._modules[parameter]()
+        return tensor
+
+    return read
+
+
 def attach(layer: nn.Module, parameter: str, step: nn.Module) -> None:
     """Register a parametrization of one of the layer's parameters."""
     # unsafe: skips torch's trial forward, which only checks that shape and dtype stay, as they do here.
@@ -58,6 +71,8 @@ def attach(layer: nn.Module, parameter: str, step: nn.Module) -> None:
     steps = layer.get_submodule(f"parametrizations.{parameter}")
     if type(steps) is parametrize.ParametrizationList and hasattr(steps, "original"):
         steps.__class__ = DirectList
+        slow = getattr(type(layer), parameter)
+        setattr(type(layer), parameter, property(_reader(parameter, slow.fget), slow.fset))
     type(layer).__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
 
 

@@ -59,6 +59,10 @@ class Direction(ABC):
     def start(self, weight: Tensor) -> Tensor:
         """A random u of unit length."""
 
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight as this map's matrix: a view, or a copy where it lies in another order."""
+        raise NotImplementedError
+
     def combined(self, x: Tensor, u: Tensor, v: Tensor, of_x: Scalar, of_derivative: Scalar) -> Tensor:
         """``of_x · x + of_derivative · ∂(uᵀWv)/∂W``, a new tensor; ``x`` is of the weight's shape."""
         total = dense(x) * of_x
@@ -85,6 +89,9 @@ class Direction(ABC):
 
 class Rows(Direction):
     """The weight as a matrix whose rows are counted along its first dimension, all others in order its columns."""
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return weight if weight.ndim == 2 else weight.flatten(1)
 
     def products(self, weight: Tensor) -> tuple[Product, Product]:
         if not _is_channels_last(weight):
@@ -118,6 +125,9 @@ class Columns(Direction):
     A large weight is not copied into that order. Its product with u is one of small matrices, a kernel's entries wide;
     that with v is one with as many columns as a kernel has entries, of which those of an entry with itself are kept.
     """
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return weight.transpose(0, 1).flatten(1)
 
     def products(self, weight: Tensor) -> tuple[Product, Product]:
         if _is_channels_last(weight):
@@ -212,6 +222,12 @@ class Operator(Direction):
             lengths = torch.linalg.vector_norm(leading, dim=1, keepdim=True)
             u = torch.where(lengths > 1e-3, leading / lengths, u)
         return u.flatten()
+
+
+def matrix_shape(direction: Direction, shape: torch.Size) -> tuple[int, int]:
+    """Rows and columns of a weight of this shape, read in this direction."""
+    rows = shape[1] if isinstance(direction, Columns) else shape[0]
+    return rows, shape.numel() // max(rows, 1)
 
 
 def _kernel(weight: Tensor) -> int:
