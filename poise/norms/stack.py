@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from poise.norms.directions import Direction, Scalar
+from poise.norms.directions import Scalar, matrix_shape
 from poise.norms.division import Division
 from poise.norms.normalization import as_type, full_precision, wide
 from poise.norms.padded import Batch
@@ -20,7 +20,7 @@ from poise.norms.padded import Batch
 if TYPE_CHECKING:
     from poise.norms.spectral import SpectralNorm
 
-SMALL = 2**15
+SMALL = 2**18
 """entries of a matrix, filled up, to which a copy costs less than calling operators for each alone"""
 
 LEAST, MOST = 1e-8, 1e8
@@ -116,24 +116,20 @@ def _iterate(members: list[Member]) -> list[Scalar]:
     """
     if not members:
         return []
-    matrices, vectors = [], []
-    for norm, root in members:
-        weight = root.detach()
-        for direction, u, _ in norm.readings():
-            matrices.append(direction.matrix(weight))
-            vectors.append(as_type(u, weight.dtype))
-    count, shapes = len(matrices), [matrix.shape for matrix in matrices]
+    readings = [(root.detach(), *reading) for norm, root in members for reading in norm.readings()]
+    count, shapes = len(readings), [matrix_shape(direction, weight.shape) for weight, direction, _, _ in readings]
     rows, columns = [rows for rows, _ in shapes], [columns for _, columns in shapes]
     # In rows of one length, filled up with zeros, so that all are measured by one call and divided by another.
     longest = max(rows + columns)
-    images = matrices[0].new_zeros(2 * count, longest)
-    parts = torch.unsafe_split_with_sizes(
-        images.view(-1), [part for size in columns + rows for part in (size, longest - size)]
-    )[::2]
+    images = readings[0][0].new_zeros(2 * count, longest)
+    sizes = [size for length in columns + rows for size in (length, longest - length)]
+    parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
     vs, us = parts[:count], parts[count:]
-    for matrix, vector, v, u in zip(matrices, vectors, vs, us, strict=True):
-        torch.mv(matrix.t(), vector, out=v)
+    for (weight, direction, before, _), v, u in zip(readings, vs, us, strict=True):
+        matrix = direction.matrix(weight)
+        torch.mv(matrix.t(), as_type(before, weight.dtype), out=v)
         torch.mv(matrix, v, out=u)
+        del matrix  # if it is a copy, the next one finds its memory in the processor's cache
     lengths = torch.linalg.vector_norm(images, dim=1)
     images /= lengths.unsqueeze(1)
     measured = lengths.tolist()
