@@ -126,10 +126,9 @@ def _iterate(members: list[Member]) -> list[Scalar]:
     parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
     vs, us = parts[:count], parts[count:]
     for (weight, direction, before, _), v, u in zip(readings, vs, us, strict=True):
-        matrix = direction.matrix(weight)
-        torch.mv(matrix.t(), as_type(before, weight.dtype), out=v)
-        torch.mv(matrix, v, out=u)
-        del matrix  # if it is a copy, the next one finds its memory in the processor's cache
+        into, out_of = direction.products(weight)
+        out_of(into(as_type(before, weight.dtype), out=v), out=u)
+        del into, out_of  # what they have copied is memory for the next ones, and still in the processor's cache
     lengths = torch.linalg.vector_norm(images, dim=1)
     images /= lengths.unsqueeze(1)
     measured = lengths.tolist()
