@@ -76,10 +76,13 @@ class Division:
 
     def _derivative(self, weight: Tensor, grad: Tensor) -> Tensor:
         share = self._share(scalar(_inner(grad, weight)), self.sigma, self.factor)
-        (direction, u, v), *others = self.readings
-        total = direction.combined(grad, u, v, self.factor, share)
-        for direction, u, v in others:
-            direction.add_derivative_(total, u, v, share)
+        total: Tensor | None = None
+        for direction, u, v in self.readings:
+            if total is None:
+                total = direction.combined(grad, u, v, self.factor, share)
+            else:
+                direction.add_derivative_(total, u, v, share)
+        assert total is not None
         return total
 
     def _derivative_with_graph(self, weight: Tensor, grad: Tensor) -> Tensor:

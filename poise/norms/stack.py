@@ -43,13 +43,15 @@ class Stack:
 
     def members(self, norm: SpectralNorm, weight: Tensor) -> list[Member]:
         """This member and others in training mode with weights of its type, on its device; none if it stands alone."""
-        if norm.updates.root is not weight or wide(weight) is not weight:
+        if norm.updates.root is not weight or weight.dtype not in (torch.float32, torch.float64):
             return []
-        found = []
+        dtype, device, found = weight.dtype, weight.device, []
         for ref in self._norms:
             other = ref()
-            root = other.updates.root if other is not None and other.training and other.has_begun else None
-            if other is not None and root is not None and root.dtype == weight.dtype and root.device == weight.device:
+            if other is None or not other.training or not other.has_begun:
+                continue
+            root = other.updates.root
+            if root is not None and root.dtype == dtype and root.device == device:
                 found.append((other, root))
         return found if len(found) > 1 and any(other is norm for other, _ in found) else []
 
@@ -111,8 +113,8 @@ def _one_by_one(members: list[Member], due: list[bool]) -> list[Scalar]:
 def _iterate(members: list[Member]) -> list[Scalar]:
     """As ``SpectralNorm.iterate`` for several: ``Wᵀu`` and ``WWᵀu`` of each, and of their lengths 1/σ, v, u and σ.
 
-    Those whose lengths are out of range, where squares could over- or underflow, and zero weights among them, are left
-    to ``SpectralNorm.iterate``.
+    Those whose lengths are out of range, where squares could over- or underflow, zero weights among them, are begun
+    again by ``Direction.round``.
     """
     if not members:
         return []
@@ -129,19 +131,20 @@ def _iterate(members: list[Member]) -> list[Scalar]:
         into, out_of = direction.products(weight)
         out_of(into(as_type(before, weight.dtype), out=v), out=u)
         del into, out_of  # what they have copied is memory for the next ones, and still in the processor's cache
-    lengths = torch.linalg.vector_norm(images, dim=1)
-    images /= lengths.unsqueeze(1)
-    measured = lengths.tolist()
-    sigmas: list[Scalar] = []
-    first = 0
-    for norm, root in members:
-        after = first + len(norm.directions)
-        if all(LEAST < length < MOST for length in measured[first:after]):
-            for index, name in enumerate(norm.directions, first):
-                norm.keep(name, us[index], vs[index])
-            own = zip(measured[first:after], measured[first + count : after + count], strict=True)
-            sigmas.append(sum(of_u / of_v for of_v, of_u in own) / (after - first))
-        else:
-            sigmas.append(norm.iterate(root.detach()))
-        first = after
+    measured = torch.linalg.vector_norm(images, dim=1)
+    images /= measured.unsqueeze(1)
+    lengths = measured.tolist()
+    found = zip(readings, us, vs, lengths[count:], lengths[:count], strict=True)
+    sigmas = []
+    for norm, _ in members:
+        total: Scalar = 0.0
+        for name in norm.directions:
+            (weight, direction, *before), u, v, of_u, of_v = next(found)
+            if LEAST < of_v < MOST:
+                sigma: Scalar = of_u / of_v
+            else:
+                u, v, sigma = direction.round(weight, *(as_type(x, weight.dtype) for x in before), norm.eps)
+            norm.keep(name, u, v)
+            total = total + sigma
+        sigmas.append(total / len(norm.directions))
     return sigmas
