@@ -116,7 +116,7 @@ class Divide(torch.autograd.Function):
         return ctx.division.derivative(grad), None
 
 
-divide: Callable[[Tensor, Division], Tensor] = super(torch.autograd.Function, Divide).apply  # type: ignore[misc]
+divide: Callable[[Tensor, Division], Tensor] = super(torch.autograd.Function, Divide).apply
 """``Divide.apply`` outside of ``torch.func``'s transforms, without the search for them, which costs a tenth of it"""
 
 

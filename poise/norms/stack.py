@@ -14,14 +14,16 @@ from torch import Tensor
 
 from poise.norms.directions import Scalar, matrix_shape
 from poise.norms.division import Division
-from poise.norms.normalization import as_type, full_precision, wide
+from poise.norms.normalization import as_type, full_precision
 from poise.norms.padded import Batch
 
 if TYPE_CHECKING:
     from poise.norms.spectral import SpectralNorm
 
 SMALL = 2**18
-"""entries of a matrix, filled up, to which a copy costs less than calling operators for each alone"""
+"""entries of a matrix, filled up, to which calling operators for each alone costs more than what they do"""
+ONE_BY_ONE = ("cpu",)
+"""devices where a product is begun and done in less time than a copy of the matrix takes"""
 
 LEAST, MOST = 1e-8, 1e8
 """lengths whose squares' squares are ordinary numbers of float32"""
@@ -71,14 +73,15 @@ class Stack:
                 other.made.division = Division(root, other.readings(), sigma, other.scale, other.eps)
                 divisions.append(other.made.division)
         if members[0][1].is_cpu:
-            values = torch._foreach_mul([one.weight.detach() for one in divisions], [one.factor for one in divisions])
+            factors: list[Any] = [one.factor for one in divisions]
+            values = torch._foreach_mul([one.weight.detach() for one in divisions], factors)
             for one, value in zip(divisions, values, strict=True):
                 one.known = value
 
     def _sigmas(self, members: list[Member], due: list[bool]) -> list[Scalar]:
         """What each member's weight is divided by, after the rounds of power iteration that are due."""
         device = members[0][1].device
-        if device.type == "cpu":
+        if device.type in ONE_BY_ONE:
             return full_precision(_one_by_one, device)(members, due)
         key = [(id(norm), root.shape, root.dtype, root.device) for norm, root in members]
         if self._batch is None or self._batch.key != key:
@@ -127,9 +130,9 @@ def _iterate(members: list[Member]) -> list[Scalar]:
     sizes = [size for length in columns + rows for size in (length, longest - length)]
     parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
     vs, us = parts[:count], parts[count:]
-    for (weight, direction, before, _), v, u in zip(readings, vs, us, strict=True):
+    for (weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
         into, out_of = direction.products(weight)
-        out_of(into(as_type(before, weight.dtype), out=v), out=u)
+        out_of(into(as_type(u_before, weight.dtype), out=v), out=u)
         del into, out_of  # what they have copied is memory for the next ones, and still in the processor's cache
     measured = torch.linalg.vector_norm(images, dim=1)
     images /= measured.unsqueeze(1)
@@ -139,11 +142,13 @@ def _iterate(members: list[Member]) -> list[Scalar]:
     for norm, _ in members:
         total: Scalar = 0.0
         for name in norm.directions:
-            (weight, direction, *before), u, v, of_u, of_v = next(found)
+            (weight, direction, u_before, v_before), u, v, of_u, of_v = next(found)
+            sigma: Scalar
             if LEAST < of_v < MOST:
-                sigma: Scalar = of_u / of_v
+                sigma = of_u / of_v
             else:
-                u, v, sigma = direction.round(weight, *(as_type(x, weight.dtype) for x in before), norm.eps)
+                dtype = weight.dtype
+                u, v, sigma = direction.round(weight, as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
             norm.keep(name, u, v)
             total = total + sigma
         sigmas.append(total / len(norm.directions))

@@ -65,7 +65,7 @@ class SpectrumTracker:
         self.layers = {name: layer for name, layer in module.named_modules() if _has_matrix(layer)}
         if not self.layers:
             raise ValueError(f"{type(module).__name__} has no layer with a weight of 2 or more dimensions")
-        self.bases: dict[object, Tensor] = {}
+        self.bases: dict[str, Tensor] = {}
         self.batches: dict[object, tuple[Tensor, list[Tensor]]] = {}
 
     def reset(self) -> None:
@@ -83,29 +83,33 @@ class SpectrumTracker:
             waits for a CUDA device once a call, as whoever reads values does.
         """
         matrices = {name: _matrix(layer, self.which) for name, layer in self.layers.items()}
-        values, bases = dict.fromkeys(matrices, torch.empty(0)), {}
+        values = dict.fromkeys(matrices, torch.empty(0))
         for names in _together(matrices):
             group = [matrices[name] for name in names]
-            key = (tuple(names), tuple(matrix.shape for matrix in group), group[0].dtype, group[0].device)
             with torch.autocast(group[0].device.type, enabled=False):
                 if len(group[0]) <= SMALL:
                     batch = self._batch(group)
                     stacks, steps = [batch[:, None]], _steps(batch[0])
                 else:
                     stacks, steps = list(self._stacks(group)), _steps(group[0])
-                basis = self.bases.get(key)
-                found, bases[key] = _followed(stacks, self._first(stacks) if basis is None else basis, steps)
+                found, bases = _followed(stacks, self._basis(names, stacks), steps)
+            self.bases.update(zip(names, bases.unbind(), strict=True))
             for name, matrix, sigmas in zip(names, group, found[:, : self.k].unbind(), strict=True):
                 values[name] = sigmas if len(sigmas) <= len(matrix) else sigmas[: len(matrix)]
-        self.bases = bases
         return values
 
-    def _first(self, stacks: list[Tensor]) -> Tensor:
-        """Vectors to begin with, orthonormal, for all matrices of a group, shape (l, b, m)."""
-        matrices = [parts.transpose(0, 1).flatten(1) for stack in stacks for parts in stack]
-        rows = len(matrices[0])
-        count = min(self.k + _spare(rows), rows)
-        return torch.stack([_leading(matrix, count) for matrix in matrices])
+    def _basis(self, names: list[str], stacks: list[Tensor]) -> Tensor:
+        """The vectors to go on from, orthonormal, for each matrix in the stacks, shape (l, b, m)."""
+        like, rows = stacks[0], stacks[0].shape[2]
+        shape = (min(self.k + _spare(rows), rows), rows)
+        known = [self.bases.get(name) for name in names]
+        if any(basis is None or basis.shape != shape for basis in known):
+            matrices = [parts.transpose(0, 1).flatten(1) for stack in stacks for parts in stack]
+            known = [
+                _leading(matrix, shape[0]) if basis is None or basis.shape != shape else basis
+                for basis, matrix in zip(known, matrices, strict=True)
+            ]
+        return torch.stack([basis.to(like) for basis in known if basis is not None])
 
     def _stacks(self, matrices: list[Tensor]) -> Iterator[Tensor]:
         """Matrices (m, n), of one m, as stacks (l, p, m, n/p): alike ones that follow one another, or one in p parts.
