@@ -158,8 +158,14 @@ class Made:
 
     def take_division(self, weight: Tensor) -> Division | None:
         """What was found with others' to divide this weight by, as it is now; it can be taken once."""
-        division, self.division = self.division, None
-        return division if division and division.weight is weight and division.version == weight._version else None
+        division = self.division if self.awaits(weight) else None
+        self.division = None
+        return division
+
+    def awaits(self, weight: Tensor) -> bool:
+        """Whether there is a division of this weight as it is now to be taken."""
+        division = self.division
+        return division is not None and division.weight is weight and division.version == weight._version
 
     def put(self, weight: Tensor, made: Tensor) -> None:
         """Remember what was made of this weight."""

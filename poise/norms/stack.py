@@ -7,6 +7,7 @@ in one. On other devices products are batched as well.
 from __future__ import annotations
 
 import weakref
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,9 +68,12 @@ class Stack:
         Rounds that are due are run before.
         """
         due = _due(members, norm) if is_due else [False] * len(members)
+        if members[0][1].device.type in ONE_BY_ONE:  # those already divided need no other division
+            needed = [is_due or not other.made.awaits(root) for (other, root), is_due in zip(members, due, strict=True)]
+            members, due = list(compress(members, needed)), list(compress(due, needed))
         divisions = []
         for (other, root), sigma in zip(members, self._sigmas(members, due), strict=True):
-            if other.updates.has_seen(root):
+            if other.updates.has_seen(root) and root.requires_grad:
                 other.made.division = Division(root, other.readings(), sigma, other.scale, other.eps)
                 divisions.append(other.made.division)
         if members[0][1].is_cpu:
