@@ -7,6 +7,7 @@ when it is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,11 +21,15 @@ class DirectList(parametrize.ParametrizationList):
     """A list of parametrizations that calls a single one directly: in small layers, calls are what costs time."""
 
     def __call__(self) -> Tensor:
+        return super().__call__() if torch.compiler.is_compiling() else self.directly()
+
+    def directly(self) -> Tensor:
+        """The same, outside of compiled code."""
         steps, original = self._modules, self._parameters.get("original")
         step = steps.get("0")
-        if step is None or original is None or len(steps) > 1 or torch.compiler.is_compiling():
+        if step is None or original is None or len(steps) > 1 or _has_hooks(step, self):
             return super().__call__()
-        return super().__call__() if _has_hooks(step) or _has_hooks(self) else step.forward(original)
+        return step.forward(original)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -47,8 +52,27 @@ class DirectList(parametrize.ParametrizationList):
                 step.attend(original)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _has_hooks(one: nn.Module, other: nn.Module) -> bool:
+    return bool(
+        one._forward_hooks
+        or one._forward_pre_hooks
+        or one._backward_hooks
+        or other._forward_hooks
+        or other._forward_pre_hooks
+        or other._backward_hooks
+    )
+
+
+def _reader(parameter: str, slow: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """The getter of a parametrized tensor: torch's own, less its searches for attributes, which take longer than it."""
+
+    def read(layer: Any) -> Tensor:
+        if parametrize._cache_enabled or torch.compiler.is_compiling():
+            return slow(layer)
+        tensor: Tensor = layer._modules["parametrizations"]._modules[parameter].directly()
+        return tensor
+
+    return read
 
 
 def attach(layer: nn.Module, parameter: str, step: nn.Module) -> None:
@@ -58,6 +82,8 @@ def attach(layer: nn.Module, parameter: str, step: nn.Module) -> None:
     steps = layer.get_submodule(f"parametrizations.{parameter}")
     if type(steps) is parametrize.ParametrizationList and hasattr(steps, "original"):
         steps.__class__ = DirectList
+        slow = getattr(type(layer), parameter)
+        setattr(type(layer), parameter, property(_reader(parameter, slow.fget), slow.fset))
     type(layer).__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,17 @@ from poise.spectra.power import as_matrix
 Scalar = float | Tensor
 """A number: a float for weights on the CPU, where reading it is free, a 0-dimensional tensor elsewhere"""
 
-SMALL = 2**18
-"""entries up to which a weight is copied into another order rather than multiplied in a roundabout way"""
+SMALL = 2**15
+"""entries up to which a weight is copied into another order; torch's copies of more take to several threads, in whose
+caches the parts are then spread"""
+SMALL_SUM = 2**18
+"""entries up to which a derivative in another order is added entry by entry, rather than as a product of matrices"""
 
-Product = Callable[[Tensor], Tensor]
+
+class Product(Protocol):
+    """A matrix times a vector, in new memory or in that of ``out``, which is then not differentiable."""
+
+    def __call__(self, vector: Tensor, *, out: Tensor | None = None) -> Tensor: ...
 
 
 def scalar(x: Tensor) -> Scalar:
@@ -88,12 +96,11 @@ class Rows(Direction):
 
     def products(self, weight: Tensor) -> tuple[Product, Product]:
         if not _is_channels_last(weight):
-            matrix = weight.flatten(1)
-            return matrix.t().mv, matrix.mv
+            return _products(weight if weight.ndim == 2 else weight.flatten(1))
         matrix, shape = weight.permute(0, 2, 3, 1).flatten(1), weight.shape[1:]
         return (
-            lambda u: matrix.t().mv(u).view(*shape[1:], shape[0]).permute(2, 0, 1).flatten(),
-            lambda v: matrix.mv(v.view(shape).permute(1, 2, 0).flatten()),
+            _written(lambda u: matrix.t().mv(u).view(*shape[1:], shape[0]).permute(2, 0, 1).flatten()),
+            _written(lambda v: matrix.mv(v.view(shape).permute(1, 2, 0).flatten())),
         )
 
     def add_derivative_(self, total: Tensor, u: Tensor, v: Tensor, factor: Scalar) -> None:
@@ -115,28 +122,28 @@ class Rows(Direction):
 class Columns(Direction):
     """The weight as a matrix whose rows are counted along its second dimension, all others in order its columns.
 
-    A large weight is not copied into that order. Its product with u is one of small matrices, a kernel's entries wide;
-    that with v is one with as many columns as a kernel has entries, of which those of an entry with itself are kept.
+    A large weight is not copied into that order. Its products are those of many matrices, one for each of the first
+    dimension, as high as the second and a kernel's entries wide.
     """
 
     def products(self, weight: Tensor) -> tuple[Product, Product]:
         if _is_channels_last(weight):
             matrix = weight.permute(0, 2, 3, 1).flatten(0, 2)
-            return matrix.mv, matrix.t().mv
-        if weight.ndim == 2 or weight.numel() <= SMALL or _kernel(weight) > 27:
-            matrix = as_matrix(weight, 1)
-            return matrix.t().mv, matrix.mv
-        rows, maps = weight.flatten(1), weight.flatten(2)
+            return partial(torch.mv, matrix), partial(torch.mv, matrix.t())
+        if weight.numel() <= SMALL or _kernel(weight) < 3:
+            return _products(as_matrix(weight, 1))
+        maps = weight.flatten(2)
+        count, rows, entries = maps.shape
         return (
-            lambda u: torch.matmul(u.view(1, 1, -1), maps).flatten(),
-            lambda v: (v.view(len(maps), -1).t() @ rows).view(-1, *maps.shape[1:]).diagonal(dim1=0, dim2=2).sum(1),
+            _written(lambda u: torch.bmm(u.view(1, 1, rows).expand(count, 1, rows), maps).flatten()),
+            _written(lambda v: torch.bmm(v.view(count, 1, entries), maps.mT).sum((0, 1))),
         )
 
     def add_derivative_(self, total: Tensor, u: Tensor, v: Tensor, factor: Scalar) -> None:
         scaled = u * factor
         if _is_channels_last(total):
             total.permute(0, 2, 3, 1).view(-1, len(u)).addr_(v, scaled)
-        elif total.numel() <= SMALL:
+        elif total.numel() <= SMALL_SUM:
             total.view(len(total), len(u), -1).addcmul_(v.view(len(total), 1, -1), scaled.view(1, -1, 1))
         else:
             spread = scaled.view(-1, 1, 1) * torch.eye(_kernel(total), dtype=u.dtype, device=u.device)
@@ -179,8 +186,8 @@ class Operator(Direction):
     def products(self, weight: Tensor) -> tuple[Product, Product]:
         linear_map = self.map(weight)
         return (
-            lambda u: linear_map.rmatvec(u.view(1, *linear_map.out_shape)).flatten(),
-            lambda v: linear_map.matvec(v.view(1, *linear_map.in_shape)).flatten(),
+            _written(lambda u: linear_map.rmatvec(u.view(1, *linear_map.out_shape)).flatten()),
+            _written(lambda v: linear_map.matvec(v.view(1, *linear_map.in_shape)).flatten()),
         )
 
     def round(self, weight: Tensor, u: Tensor, v: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Scalar]:
@@ -212,6 +219,25 @@ class Operator(Direction):
             lengths = torch.linalg.vector_norm(leading, dim=1, keepdim=True)
             u = torch.where(lengths > 1e-3, leading / lengths, u)
         return u.flatten()
+
+
+def matrix_shape(direction: Direction, shape: torch.Size) -> tuple[int, int]:
+    """Rows and columns of a weight of this shape, read in this direction."""
+    rows = shape[1] if isinstance(direction, Columns) else shape[0]
+    return rows, shape.numel() // max(rows, 1)
+
+
+def _products(matrix: Tensor) -> tuple[Product, Product]:
+    return partial(torch.mv, matrix.t()), partial(torch.mv, matrix)
+
+
+def _written(product: Callable[[Tensor], Tensor]) -> Product:
+    """The product with the choice of writing it to memory that is there."""
+
+    def written(vector: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return product(vector) if out is None else out.copy_(product(vector))
+
+    return written
 
 
 def _kernel(weight: Tensor) -> int:

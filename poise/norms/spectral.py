@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from poise.norms.compiled import register, singular_vectors
 from poise.norms.directions import Direction, Operator, Rows, Scalar, scalar
-from poise.norms.division import Divide, Division, Made, Reading, factor_of, mean_sigma
+from poise.norms.division import Division, Made, Reading, divide, factor_of, mean_sigma
 from poise.norms.normalization import Normalization, as_type, full_precision, wide
 from poise.norms.stack import Stack
 from poise.norms.updates import UpdateCounter
@@ -134,6 +134,11 @@ class SpectralNorm(Normalization):
         if torch.compiler.is_compiling():
             return self._traced(weight)
         is_transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        with_graph = weight.requires_grad and torch.is_grad_enabled()
+        if with_graph and self.training and not is_transformed:
+            made = self.made.get(weight)
+            if made is not None:
+                return made
         if not self.has_begun:
             if is_transformed:
                 raise RuntimeError("run one batch through the module before transforming it: u and v are not known yet")
@@ -142,18 +147,14 @@ class SpectralNorm(Normalization):
         if is_transformed:
             return self._differentiable(weight, self.readings())
         is_due = self.training and not torch.is_inference_mode_enabled() and self.updates.is_new(weight)
-        with_graph = weight.requires_grad and torch.is_grad_enabled()
-        if with_graph and self.training and not is_due:
-            made = self.made.get(weight)
-            if made is not None:
-                return made
         division = self.made.take_division(weight) if with_graph and not is_due else None
         if division is None:
             division = self._divide(weight, is_due, with_graph)
         if not with_graph:
             return division.value()
-        made = Divide.apply(weight, division)
-        self.made.put(weight, made)
+        made = divide(weight, division)
+        if self.training:
+            self.made.put(weight, made)
         return made
 
     def _divide(self, weight: Tensor, is_due: bool, with_graph: bool) -> Division:
@@ -168,7 +169,7 @@ class SpectralNorm(Normalization):
             return division
         if self.stack is not None and together and is_due:
             self.stack.renew(together, self)
-        measure = self.iterate if is_due and not together else self._measured
+        measure = self.iterate if is_due and not together else self.measured
         sigma = full_precision(measure, weight.device)(wide(weight.detach()))
         return Division(weight, self.readings(), sigma, self.scale, self.eps)
 
@@ -199,7 +200,8 @@ class SpectralNorm(Normalization):
         """u and v of every direction, in one list, as they stand."""
         return [vector for _, u, v in self.readings() for vector in (u, v)]
 
-    def _measured(self, weight: Tensor) -> Scalar:
+    def measured(self, weight: Tensor) -> Scalar:
+        """The σ divided by, of a detached weight, with u and v as they stand."""
         total: Scalar = 0.0
         for direction, u, v in self.readings():
             total = total + scalar(direction.sigma(weight, as_type(u, weight.dtype), as_type(v, weight.dtype)))
@@ -217,9 +219,9 @@ class SpectralNorm(Normalization):
     def keep(self, direction: str, u: Tensor, v: Tensor) -> None:
         """Replace the vectors of a direction, in the type the module was given."""
         buffers: Any = self._buffers
-        for name, new in ((f"u_{direction}", u), (f"v_{direction}", v)):
-            old = buffers[name]
-            buffers[name] = new if old is None else as_type(new, old.dtype)
+        old = buffers[f"u_{direction}"]
+        dtype = u.dtype if old is None else old.dtype
+        buffers[f"u_{direction}"], buffers[f"v_{direction}"] = as_type(u, dtype), as_type(v, dtype)
         self.made.clear()
         if self._origin is not None:
             self._origin.keep(direction, u.to(old.device), v.to(old.device))

@@ -1,27 +1,33 @@
 """Small weights normalized together: their cost is that of calling operators, not of arithmetic.
 
-The rounds of power iteration that are due and σ are computed for all of them at once, as a batch of matrices filled up
-with zeros to one size, which changes no singular value but adds zeros.
+On a CPU each product with a vector is one cheap call of its own, and what is done to the vectors is done to all of them
+in one. On other devices products are batched as well.
 """
 
 from __future__ import annotations
 
 import weakref
-from itertools import chain
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from poise.norms.directions import Columns, Direction, Scalar
+from poise.norms.directions import Scalar, matrix_shape
 from poise.norms.division import Division
-from poise.norms.normalization import full_precision, wide
+from poise.norms.normalization import as_type, full_precision
+from poise.norms.padded import Batch
 
 if TYPE_CHECKING:
     from poise.norms.spectral import SpectralNorm
 
-SMALL = 2**15
-"""entries of a matrix, filled up, to which a copy costs less than calling operators for each alone"""
+SMALL = 2**18
+"""entries of a matrix, filled up, to which calling operators for each alone costs more than what they do"""
+ONE_BY_ONE = ("cpu",)
+"""devices where a product is begun and done in less time than a copy of the matrix takes"""
+
+LEAST, MOST = 1e-8, 1e8
+"""lengths whose squares' squares are ordinary numbers of float32"""
 
 Member = tuple["SpectralNorm", Tensor]
 """a norm and its weight"""
@@ -40,41 +46,53 @@ class Stack:
 
     def members(self, norm: SpectralNorm, weight: Tensor) -> list[Member]:
         """This member and others in training mode with weights of its type, on its device; none if it stands alone."""
-        if norm.updates.root is not weight or wide(weight) is not weight:
+        if norm.updates.root is not weight or weight.dtype not in (torch.float32, torch.float64):
             return []
-        found = []
+        dtype, device, found = weight.dtype, weight.device, []
         for ref in self._norms:
             other = ref()
-            root = other.updates.root if other is not None and other.training and other.has_begun else None
-            if other is not None and root is not None and root.dtype == weight.dtype and root.device == weight.device:
+            if other is None or not other.training or not other.has_begun:
+                continue
+            root = other.updates.root
+            if root is not None and root.dtype == dtype and root.device == device:
                 found.append((other, root))
         return found if len(found) > 1 and any(other is norm for other, _ in found) else []
 
     def renew(self, members: list[Member], norm: SpectralNorm) -> None:
         """Run the round of power iteration that is due for this member's weight, and those due for other members."""
-        batch = self._batch_of(members)
-        full_precision(batch.iterate, batch.matrices.device)(members, _due(members, norm))
+        self._sigmas(members, _due(members, norm))
 
     def divide(self, members: list[Member], norm: SpectralNorm, is_due: bool) -> None:
-        """Find what this member's weight and all others that are up to date are divided by, for each's next forward.
+        """Divide this member's weight and all others that are up to date, each for its next forward.
 
         Rounds that are due are run before.
         """
-        batch = self._batch_of(members)
-        if is_due:
-            full_precision(batch.iterate, batch.matrices.device)(members, _due(members, norm))
-        sigmas = full_precision(batch.measure, batch.matrices.device)(members)
-        for (other, root), sigma in zip(members, sigmas, strict=True):
-            if other.updates.has_seen(root):
+        due = _due(members, norm) if is_due else [False] * len(members)
+        if members[0][1].device.type in ONE_BY_ONE:  # those already divided need no other division
+            needed = [is_due or not other.made.awaits(root) for (other, root), is_due in zip(members, due, strict=True)]
+            members, due = list(compress(members, needed)), list(compress(due, needed))
+        divisions = []
+        for (other, root), sigma in zip(members, self._sigmas(members, due), strict=True):
+            if other.updates.has_seen(root) and root.requires_grad:
                 other.made.division = Division(root, other.readings(), sigma, other.scale, other.eps)
+                divisions.append(other.made.division)
+        if members[0][1].is_cpu:
+            factors: list[Any] = [one.factor for one in divisions]
+            values = torch._foreach_mul([one.weight.detach() for one in divisions], factors)
+            for one, value in zip(divisions, values, strict=True):
+                one.known = value
 
-    def _batch_of(self, members: list[Member]) -> Batch:
+    def _sigmas(self, members: list[Member], due: list[bool]) -> list[Scalar]:
+        """What each member's weight is divided by, after the rounds of power iteration that are due."""
+        device = members[0][1].device
+        if device.type in ONE_BY_ONE:
+            return full_precision(_one_by_one, device)(members, due)
         key = [(id(norm), root.shape, root.dtype, root.device) for norm, root in members]
         if self._batch is None or self._batch.key != key:
             self._batch = Batch(members)
             self._batch.key = key
         self._batch.fill(members)
-        return self._batch
+        return full_precision(self._batch.sigmas, device)(members, due)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stack:
         return Stack()  # the copies of its members join it
@@ -83,106 +101,59 @@ class Stack:
         return Stack, ()
 
 
-class Batch:
-    """The matrices of several norms, one for each direction of each, in one tensor; it is written anew for each use."""
-
-    key: object = None
-
-    def __init__(self, members: list[Member]) -> None:
-        readings = [(direction, root.shape) for norm, root in members for direction in norm.directions.values()]
-        shapes = [matrix_shape(direction, shape) for direction, shape in readings]
-        self.rows, self.columns = [rows for rows, _ in shapes], [columns for _, columns in shapes]
-        like = wide(members[0][1].detach())
-        self.matrices = like.new_zeros(len(shapes), max(self.rows), max(self.columns))
-        self.places = [
-            _as_weight(matrix[:rows, :columns], direction, shape)
-            for matrix, (rows, columns), (direction, shape) in zip(self.matrices, shapes, readings, strict=True)
-        ]
-        self.vectors: list[Tensor] = []
-        self.versions: list[int] = []
-        self.u = self.v = like
-        self.images: Tensor | None = None
-
-    def fill(self, members: list[Member]) -> None:
-        """Copy in the members' weights as they are now, and their vectors if others than those left here last."""
-        sources = [root.detach() for norm, root in members for _ in norm.directions]
-        torch._foreach_copy_(self.places, sources)
-        self.images = None
-        vectors = list(chain.from_iterable(norm.kept() for norm, _ in members))
-        if self._have_changed(vectors):
-            self.u = self.matrices.new_zeros(self.matrices.shape[:2])
-            self.v = self.matrices.new_zeros(self.matrices.shape[::2])
-            torch._foreach_copy_(_parts(self.u, self.rows), vectors[::2])
-            torch._foreach_copy_(_parts(self.v, self.columns), vectors[1::2])
-            self._remember(vectors)
-
-    def _remember(self, vectors: list[Tensor]) -> None:
-        self.vectors, self.versions = vectors, [vector._version for vector in vectors]
-
-    def _have_changed(self, vectors: list[Tensor]) -> bool:
-        """Whether vectors were replaced, or written to as broadcasts of buffers do, since they were left here."""
-        if len(vectors) != len(self.vectors) or any(a is not b for a, b in zip(vectors, self.vectors, strict=True)):
-            return True
-        return self.versions != [vector._version for vector in vectors]
-
-    def iterate(self, members: list[Member], due: list[bool]) -> None:
-        """As ``Direction.round``, for all members whose round is due."""
-        eps = members[0][0].eps
-        v = _unit(torch.bmm(self.u.unsqueeze(1), self.matrices).squeeze(1), self.v, eps)
-        self.images = self._images(v)
-        u = _unit(self.images, self.u, eps)
-        if not all(due):
-            self.images = None
-            each = [is_due for (norm, _), is_due in zip(members, due, strict=True) for _ in norm.directions]
-            mask = torch.tensor(each, device=u.device).unsqueeze(1)
-            u, v = torch.where(mask, u, self.u), torch.where(mask, v, self.v)
-        self.u, self.v = u, v
-        pairs = zip(_parts(u, self.rows), _parts(v, self.columns), strict=True)
-        for norm, _ in members:
-            for name in norm.directions:
-                norm.keep(name, *next(pairs))
-        self._remember(list(chain.from_iterable(norm.kept() for norm, _ in members)))
-
-    def measure(self, members: list[Member]) -> list[Scalar]:
-        """The σ that each member's weight is divided by."""
-        sigmas = torch.linalg.vecdot(self.u, self._images(self.v) if self.images is None else self.images)
-        each: list[Scalar] = sigmas.tolist() if sigmas.is_cpu else list(sigmas.unbind())
-        found, first = [], 0
-        for norm, _ in members:
-            count = len(norm.directions)
-            found.append(sum(each[first : first + count]) / count)
-            first += count
-        return found
-
-    def _images(self, v: Tensor) -> Tensor:
-        """``Wv`` of every matrix; this way round it takes a ninth of the time of ``bmm(matrices, v)`` on a CPU."""
-        return torch.bmm(v.unsqueeze(1), self.matrices.transpose(1, 2)).squeeze(1)
-
-
 def _due(members: list[Member], norm: SpectralNorm) -> list[bool]:
     """Whose round is due: the norm's whose weight was just found to be new, and others' that have changed."""
     return [other is norm or other.updates.has_changed() for other, _ in members]
 
 
-def matrix_shape(direction: Direction, shape: torch.Size) -> tuple[int, int]:
-    """Rows and columns of a weight of this shape, read in this direction."""
-    rows = shape[1] if isinstance(direction, Columns) else shape[0]
-    return rows, shape.numel() // max(rows, 1)
+def _one_by_one(members: list[Member], due: list[bool]) -> list[Scalar]:
+    """The σ of each member on a CPU, after the rounds that are due: those are run for all together."""
+    if all(due):
+        return _iterate(members)
+    iterated = iter(_iterate([member for member, is_due in zip(members, due, strict=True) if is_due]))
+    return [
+        next(iterated) if is_due else norm.measured(root.detach())
+        for (norm, root), is_due in zip(members, due, strict=True)
+    ]
 
 
-def _as_weight(matrix: Tensor, direction: Direction, shape: torch.Size) -> Tensor:
-    """A view of the matrix that is indexed as the weight is."""
-    if isinstance(direction, Columns):
-        return matrix.unflatten(1, (shape[0], *shape[2:])).transpose(0, 1)
-    return matrix.unflatten(1, shape[1:])
+def _iterate(members: list[Member]) -> list[Scalar]:
+    """As ``SpectralNorm.iterate`` for several: ``Wᵀu`` and ``WWᵀu`` of each, and of their lengths 1/σ, v, u and σ.
 
-
-def _parts(filled_up: Tensor, sizes: list[int]) -> list[Tensor]:
-    """Each row's beginning, of the size given."""
-    full = filled_up.shape[1]
-    return [row if size == full else row[:size] for row, size in zip(filled_up.unbind(), sizes, strict=True)]
-
-
-def _unit(x: Tensor, otherwise: Tensor, eps: float) -> Tensor:
-    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return torch.where(length > eps, x / length, otherwise)
+    Those whose lengths are out of range, where squares could over- or underflow, zero weights among them, are begun
+    again by ``Direction.round``.
+    """
+    if not members:
+        return []
+    readings = [(root.detach(), *reading) for norm, root in members for reading in norm.readings()]
+    count, shapes = len(readings), [matrix_shape(direction, weight.shape) for weight, direction, _, _ in readings]
+    rows, columns = [rows for rows, _ in shapes], [columns for _, columns in shapes]
+    # In rows of one length, filled up with zeros, so that all are measured by one call and divided by another.
+    longest = max(rows + columns)
+    images = readings[0][0].new_zeros(2 * count, longest)
+    sizes = [size for length in columns + rows for size in (length, longest - length)]
+    parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
+    vs, us = parts[:count], parts[count:]
+    for (weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
+        into, out_of = direction.products(weight)
+        out_of(into(as_type(u_before, weight.dtype), out=v), out=u)
+        del into, out_of  # what they have copied is memory for the next ones, and still in the processor's cache
+    measured = torch.linalg.vector_norm(images, dim=1)
+    images /= measured.unsqueeze(1)
+    lengths = measured.tolist()
+    found = zip(readings, us, vs, lengths[count:], lengths[:count], strict=True)
+    sigmas = []
+    for norm, _ in members:
+        total: Scalar = 0.0
+        for name in norm.directions:
+            (weight, direction, u_before, v_before), u, v, of_u, of_v = next(found)
+            sigma: Scalar
+            if LEAST < of_v < MOST:
+                sigma = of_u / of_v
+            else:
+                dtype = weight.dtype
+                u, v, sigma = direction.round(weight, as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
+            norm.keep(name, u, v)
+            total = total + sigma
+        sigmas.append(total / len(norm.directions))
+    return sigmas

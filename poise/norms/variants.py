@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from poise.norms.directions import Columns, Direction, Operator, Rows
+from poise.norms.directions import Columns, Direction, Operator, Rows, matrix_shape
 from poise.norms.gain import check_gamma
 from poise.norms.normalization import LayerWeight
 from poise.norms.spectral import SpectralNorm
-from poise.norms.stack import SMALL, Stack, matrix_shape
+from poise.norms.stack import SMALL, Stack
 from poise.spectra.operator import CONVOLUTIONS
 
 OPERATORS = ("matrix", "conv")

@@ -23,8 +23,9 @@ from poise.spectra.operator import TRANSPOSED, effective_weight, matrix_map, wid
 from poise.spectra.power import as_matrix
 
 WHICH = ("effective", "original")
+FEW_BITS = 10  # of a number of columns: small weights of fewer than 2¹⁰ columns make one batch, whatever they are
 LARGE = 2**18  # entries of a matrix from which a copy takes more time than it spares
-SMALL = 32  # rows of a weight up to which an eigendecomposition of its Gram matrix is the quickest round
+SMALL = 32  # rows of a weight up to which it is filled up with zeros, to make one batch of others as small
 DIRECT_ROWS = 2048  # up to here a tracker starts with an eigendecomposition of the Gram matrix
 
 
@@ -65,7 +66,7 @@ class SpectrumTracker:
         if not self.layers:
             raise ValueError(f"{type(module).__name__} has no layer with a weight of 2 or more dimensions")
         self.bases: dict[str, Tensor] = {}
-        self.batches: dict[object, Tensor] = {}
+        self.batches: dict[object, tuple[Tensor, list[Tensor]]] = {}
 
     def reset(self) -> None:
         """Forget the vectors: the next call starts from nothing."""
@@ -87,33 +88,28 @@ class SpectrumTracker:
             group = [matrices[name] for name in names]
             with torch.autocast(group[0].device.type, enabled=False):
                 if len(group[0]) <= SMALL:
-                    found = self._exact(group)
+                    batch = self._batch(group)
+                    stacks, steps = [batch[:, None]], _steps(batch[0])
                 else:
-                    bases = torch.stack([self._basis(name, matrix) for name, matrix in zip(names, group, strict=True)])
-                    found, bases = _followed(list(self._stacks(group)), bases, _steps(group[0]))
-                    self.bases.update(zip(names, bases, strict=True))
-            for name, matrix, sigmas in zip(names, group, found, strict=True):
-                values[name] = sigmas[: min(self.k, len(matrix))]
+                    stacks, steps = list(self._stacks(group)), _steps(group[0])
+                found, bases = _followed(stacks, self._basis(names, stacks), steps)
+            self.bases.update(zip(names, bases.unbind(), strict=True))
+            for name, matrix, sigmas in zip(names, group, found[:, : self.k].unbind(), strict=True):
+                values[name] = sigmas if len(sigmas) <= len(matrix) else sigmas[: len(matrix)]
         return values
 
-    def _basis(self, name: str, matrix: Tensor) -> Tensor:
-        """The vectors to go on from, orthonormal, shape (b, m)."""
-        rows, basis = len(matrix), self.bases.get(name)
-        count = min(self.k + _spare(rows), rows)
-        if basis is None or basis.shape != (count, rows):
-            return _leading(matrix, count)
-        return basis.to(matrix)
-
-    def _exact(self, matrices: list[Tensor]) -> Tensor:
-        """All singular values of matrices (m, n), m ≤ n, descending, and zeros up to one number, shape (l, most m)."""
-        rows, columns = (max(matrix.shape[dim] for matrix in matrices) for dim in (0, 1))
-        first = matrices[0]
-        batch = self._batch([matrix.shape for matrix in matrices], rows, columns, widest(first.device), first.device)
-        for place, matrix in zip(batch.unbind(), matrices, strict=True):
-            place[: len(matrix), : matrix.shape[1]] = matrix
-        gram, unknown = _finite(batch @ batch.mT)
-        squares = torch.linalg.eigvalsh(gram).flip(1)
-        return (squares.clamp_min(0).sqrt() + unknown).to(first.dtype)
+    def _basis(self, names: list[str], stacks: list[Tensor]) -> Tensor:
+        """The vectors to go on from, orthonormal, for each matrix in the stacks, shape (l, b, m)."""
+        like, rows = stacks[0], stacks[0].shape[2]
+        shape = (min(self.k + _spare(rows), rows), rows)
+        known = [self.bases.get(name) for name in names]
+        if any(basis is None or basis.shape != shape for basis in known):
+            matrices = [parts.transpose(0, 1).flatten(1) for stack in stacks for parts in stack]
+            known = [
+                _leading(matrix, shape[0]) if basis is None or basis.shape != shape else basis
+                for basis, matrix in zip(known, matrices, strict=True)
+            ]
+        return torch.stack([basis.to(like) for basis in known if basis is not None])
 
     def _stacks(self, matrices: list[Tensor]) -> Iterator[Tensor]:
         """Matrices (m, n), of one m, as stacks (l, p, m, n/p): alike ones that follow one another, or one in p parts.
@@ -126,22 +122,28 @@ class SpectrumTracker:
             several = list(alike)
             first = several[0]
             if len(several) > 1 and first.numel() < LARGE:
-                batch = self._batch([shape] * len(several), shape[0], shape[1], first.dtype, first.device)
-                yield torch.stack(several, out=batch)[:, None]
+                yield self._batch(several)[:, None]
                 continue
             parts = next(count for count in range(threads, 0, -1) if shape[1] % count == 0)
             for matrix in several:
                 yield matrix.unflatten(1, (parts, -1)).transpose(0, 1)[None]
 
-    def _batch(
-        self, shapes: list[torch.Size], rows: int, columns: int, dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
-        """Room for matrices of some shapes, zero around them: kept, since fresh memory costs more than a copy."""
-        key = (tuple(shapes), dtype, device)
+    def _batch(self, matrices: list[Tensor]) -> Tensor:
+        """Copies of matrices, of one type and device, in one tensor, filled up with zeros where they differ in size.
+
+        That changes no singular value but adds zeros. The memory is kept, since fresh memory costs more than a copy.
+        """
+        shapes, first = tuple(matrix.shape for matrix in matrices), matrices[0]
+        key = (shapes, first.dtype, first.device)
         if key not in self.batches:
+            rows, columns = (max(shape[dim] for shape in shapes) for dim in (0, 1))
             with torch.inference_mode(False):  # or it could not be written to outside of that mode
-                self.batches[key] = torch.zeros(len(shapes), rows, columns, dtype=dtype, device=device)
-        return self.batches[key]
+                batch = torch.zeros(len(shapes), rows, columns, dtype=first.dtype, device=first.device)
+                places = [whole[: shape[0], : shape[1]] for whole, shape in zip(batch.unbind(), shapes, strict=True)]
+                self.batches[key] = batch, places
+        batch, places = self.batches[key]
+        torch._foreach_copy_(places, matrices)
+        return batch
 
 
 @torch.no_grad()
@@ -247,8 +249,9 @@ def _matrix(layer: nn.Module, which: str) -> Tensor:
         weight = _original(layer)
     if weight is None:
         weight = effective_weight(layer)
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    matrix = as_matrix(weight, 1 if isinstance(layer, TRANSPOSED) else 0)
+    if weight.dtype not in (torch.float32, torch.float64):
+        weight = weight.float()
+    matrix = as_matrix(weight, 1 if isinstance(layer, TRANSPOSED) else 0) if weight.ndim > 2 else weight
     return matrix if len(matrix) <= matrix.shape[1] else matrix.t()
 
 
@@ -265,7 +268,7 @@ def _together(matrices: dict[str, Tensor]) -> Iterable[list[str]]:
     found: dict[object, list[str]] = {}
     for name, matrix in sorted(matrices.items(), key=lambda item: item[1].shape):
         rows, columns = matrix.shape
-        kind = (columns.bit_length(),) if rows <= SMALL else (rows, _steps(matrix))
+        kind = (max(columns.bit_length(), FEW_BITS),) if rows <= SMALL else (rows, _steps(matrix))
         found.setdefault((kind, matrix.dtype, matrix.device), []).append(name)
     return found.values()
 

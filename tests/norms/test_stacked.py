@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import poise
-from poise.norms import normalized_weights
+from poise.norms import normalized_weights, stack
 
 SPECTRAL = ["sn", "ssn", "bsn", "bssn"]
 EACH_NORM = pytest.mark.parametrize(
@@ -120,7 +120,15 @@ def step(network: nn.Sequential, happening: Callable[[nn.Sequential], Any], lr: 
     return [tensor.detach().clone() for tensor in found]
 
 
+@pytest.fixture(params=["one by one", "in a batch"])
+def products(request, monkeypatch):
+    """Those of a CPU, and, on it, those of other devices."""
+    if request.param == "in a batch":
+        monkeypatch.setattr(stack, "ONE_BY_ONE", ())
+
+
 @EACH_NORM
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("happening", HAPPENINGS.values(), ids=list(HAPPENINGS))
 def test_together_and_apart_are_the_same(network, norm, happening):
     together, apart = pair(network, norm)
@@ -131,6 +139,23 @@ def test_together_and_apart_are_the_same(network, norm, happening):
     torch.testing.assert_close(together.state_dict(), apart.state_dict(), rtol=1e-5, atol=1e-5)
     for each in (together, apart):
         each.requires_grad_(True).train()
+
+
+@EACH_NORM
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-13, 1e-9, 1e9, 1e30, float("nan")])
+def test_one_weight_out_of_all_proportion_is_treated_as_if_alone(network, norm, scale):
+    together, apart = pair(network, norm)
+    for each in (together, apart):
+        with torch.no_grad():
+            original(first_two(each)[1]).mul_(scale)
+    for _ in range(2):
+        found, wanted = [[weight.layer.weight for weight in normalized_weights(each)] for each in (together, apart)]
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12, equal_nan=True)
+        for each in (together, apart):
+            with torch.no_grad():
+                original(first_two(each)[0]).mul_(2)
+    torch.testing.assert_close(together.state_dict(), apart.state_dict(), rtol=1e-8, atol=1e-12, equal_nan=True)
 
 
 @EACH_NORM
