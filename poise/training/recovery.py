@@ -9,7 +9,6 @@ them, so that from then on the run is the same whether it is stopped or not.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,9 +25,8 @@ from poise.training.recipe import Recipe
 
 LEAST, SHARE = 5, 20
 """observations, and one in so many of a run's steps: the longer is how long a verdict lasts before it is acted on"""
-NEARER, SURE = 0.8, 2.0
-"""of fakes that always were far off: share of their distance half a ``WINDOW`` before at which they are coming nearer;
-and times the limit, from which it is acted on"""
+SURE = 2.0
+"""times the limit, from which a run acts on fakes that always were far off"""
 
 
 def patience(recipe: Recipe) -> int:
@@ -87,20 +85,21 @@ def never_otherwise(history: History, found: Verdict) -> int | None:
     return series.first if passed[0] == passed[1] else None
 
 
-def is_spared(history: History, found: Verdict) -> bool:
+def is_spared(history: History, found: Verdict, learning: int) -> bool:
     """Whether a failing verdict, though warned of, is not to be acted on for now.
 
     Such is one of fakes that were far from the data all along, and so have lost nothing that a return could give back:
-    while they come nearer (``NEARER``, by the medians of both halves of the last ``WINDOW``), or are not ``SURE`` times
-    as far as the limit, which was learnt elsewhere. Slow rates, and a return makes them slower, need their time.
+    until they have come no nearer for as long as they are granted to learn at first, and while they are not ``SURE``
+    times as far as the limit, which was learnt elsewhere. Slow rates, and a return makes them slower, need their time.
+
+    Args:
+        learning: steps that are granted.
     """
-    if found.signal not in ("coverage", "diversity") or not found.threshold or never_otherwise(history, found) is None:
+    if found.signal not in history.nearest or not found.threshold or never_otherwise(history, found) is None:
         return False
-    series = history.series[found.signal, found.layer]
-    worse = (lambda value: 1 / value) if found.signal == "diversity" else float
-    window = [worse(max(value, 1e-30)) for value in history.windows[found.signal]]
-    before, after = (statistics.median(half) for half in (window[: WINDOW // 2], window[-WINDOW // 2 :]))
-    return after <= NEARER * before or worse(max(series.now, 1e-30)) < SURE * worse(found.threshold)
+    is_inverse = found.signal == "diversity"
+    now, limit = (1 / max(value, 1e-30) if is_inverse else value for value in (found.value or 0.0, found.threshold))
+    return found.step - history.nearest[found.signal][1] < learning or now < SURE * limit
 
 
 def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None = None, unproven: int = 0) -> Path:

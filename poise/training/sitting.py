@@ -131,7 +131,8 @@ class Sitting:
         record = monitor.observe(step, gradients, **shown, **signals, lr=self._rate())
         if is_logged or monitor.verdict.name != before:
             self.log.write({**self._at(step), **record})
-        spared = step if is_spared(monitor.judge.history, monitor.verdict) else self.spared
+        learning = monitor.judge.thresholds.learning * self.recipe.monitor_every
+        spared = step if is_spared(monitor.judge.history, monitor.verdict, learning) else self.spared
         return monitor.verdict, failing_since(monitor.timeline, monitor.verdict), spared
 
     def log_stop(self, step: int, signals: dict[str, Tensor]) -> None:
