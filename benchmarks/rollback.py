@@ -101,25 +101,30 @@ def row(name: str, seed: int, way: str, steps: int, folder: Path) -> dict[str, A
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Modes covered by recipe and way: each seed a point, their mean a bar."""
+    """Modes covered by recipe and way: each seed a point, their mean a bar, and within it the mean of those held."""
     import matplotlib.pyplot as plt
 
     colours = {"warn": "#8a94a3", "stop": "#e08a3d", "rollback": "#3d7fe0"}
     names = list(dict.fromkeys(one["recipe"] for one in rows))
     figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
-    for place, way in enumerate(WAYS):
+    ways = [way for way in WAYS if any(one["way"] == way for one in rows)]
+    for place, way in enumerate(ways):
         for column, name in enumerate(names):
-            own = [int(one["modes"]) for one in rows if one["recipe"] == name and one["way"] == way]
-            x = column + 0.27 * (place - 1)
+            those = [one for one in rows if one["recipe"] == name and one["way"] == way]
+            own, held = ([int(one[key]) for one in those] for key in ("modes", "modes_held"))
+            x = column + 0.27 * (place - (len(ways) - 1) / 2)
             label = {"warn": "goes on (warn)", "stop": "stop", "rollback": "rollback"}[way] if column == 0 else None
             axes.bar(x, sum(own) / max(1, len(own)), 0.25, color=colours[way], alpha=0.55, label=label)
+            axes.bar(x, sum(held) / max(1, len(held)), 0.25, color=colours[way])
             axes.plot([x] * len(own), own, "o", color="#1c2330", markersize=4)
     for column, name in enumerate(names):
         total = 25 if RECIPES[name]["data"] == "grid2d" else 8
         axes.hlines(total, column - 0.42, column + 0.42, colors="#1c2330", linestyles="dotted", linewidth=1)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("modes covered at the end")
-    axes.set_title("bars: means of the seeds, points: seeds, dotted: all modes", fontsize=9)
+    axes.set_title(
+        "means of the seeds: covered (pale), held (full); points: covered, each seed; dotted: all modes", fontsize=9
+    )
     axes.legend(frameon=False, loc="upper left")
     figure.savefig(RESULTS / "rollback.png", dpi=150)
 

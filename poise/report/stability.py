@@ -69,8 +69,10 @@ def verdict_timeline(records: Sequence[Record], returns: Sequence[Record] = ()) 
         ends = {"x": [first, last], "y": [html.escape(name)] * 2, "yaxis": "y2"}
         figure.add_scatter(**ends, mode="lines", line=bar, hovertemplate=hover, showlegend=False)
     for step, numbers in _by_step(returns).items():
-        label = {"text": f"return {numbers}", "textposition": "top left", "font": {"size": 11}}
-        figure.add_vline(step, line={"color": GREY, "width": 1.5, "dash": "dot"}, label=label)
+        label = {"text": f"return {numbers}", "textposition": "end", "textangle": 0, "font": {"size": 11}}
+        label |= {"xanchor": "left", "yanchor": "top"}
+        seen = max(step, stretches[0][0])  # the axis begins with the first record
+        figure.add_vline(seen, line={"color": GREY, "width": 1.5, "dash": "dot"}, label=label)
     height = 300 + 26 * len(names)
     share = (26 * len(names) + 10) / (height - 76)
     loss_axis = {"title": {"text": "loss (unitless)", "standoff": 8}, "domain": [share + 0.06, 1], "zeroline": False}
