@@ -35,6 +35,7 @@ import torch
 from timing import RESULTS, write_csv
 
 import poise
+from poise.data.toys import Points
 from poise.metrics.coverage import covered
 from poise.monitor import diagnose
 from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
@@ -67,7 +68,9 @@ KEY = ("recipe", "seed", "way", "steps")
 
 def modes(run: Run, step: str | int = "newest") -> tuple[int, float, int]:
     """Modes covered, share of good points and modes held, of the averaged generator of a checkpoint."""
-    found = covered(run.sampler(checkpoint=step, device="cpu").sample(SAMPLES, seed=0), run.data().mixture)
+    data = run.data()
+    assert isinstance(data, Points)
+    found = covered(run.sampler(checkpoint=step, device="cpu").sample(SAMPLES, seed=0), data.mixture)
     held = int((found.counts >= HELD * SAMPLES / found.of).sum())
     return found.modes, found.good, held
 

@@ -241,8 +241,8 @@ class Sitting:
     def save(self, step: int) -> None:
         """Write a checkpoint, and drop those that are no longer wanted."""
         at = self._at(step)
-        known = {"best": self.best, "rollbacks": self.done.rollbacks, "changes": self.state.changes}
-        now = Progress(step, at["images"], at["seconds"], **known, spared=self.spared)
+        rollbacks, changes = self.done.rollbacks, self.state.changes
+        now = Progress(step, at["images"], at["seconds"], self.best, rollbacks, changes, spared=self.spared)
         self.together.check_alike(**self.state.networks)
         self.done = self.together.once(partial(self._save, now))
 

@@ -356,7 +356,7 @@ def test_the_time_of_a_verdict_begins_where_it_is_no_longer_spared(
             quiet(recipe, tmp_path / "run")
     with pytest.raises(TrainingFailed):
         quiet(recipe, tmp_path / "run", resume=resumed)
-    assert Run(tmp_path / "run").records()[-1]["step"] == 11 + recipe.patience
+    assert Run(tmp_path / "run").records()[-1]["step"] == 11 + patience(recipe)
 
 
 # What is changed.
