@@ -18,6 +18,8 @@ DRIFTING = ("diversity", "ranking")
 """signals whose last values are kept as well"""
 WINDOW = 24
 """observations in which swings and slow drifts are looked for"""
+NEARER = 0.8
+"""share of the best distance so far at which fakes have come nearer to the data"""
 START = 8
 """observations that the start is the median of"""
 
@@ -126,11 +128,16 @@ class History:
     """Series by signal and layer; and the last ``WINDOW`` values of those that may swing or drift, one by one.
 
     How widely a signal swings is a series as well: of "swing", by the name of the signal.
+
+    Attributes:
+        nearest: by signal of fakes' distance, "coverage" and the inverse of "diversity": how near they last came by a
+            step of ``NEARER``, and when.
     """
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, str], Series] = {}
         self.windows: dict[str, list[float]] = {}
+        self.nearest: dict[str, tuple[float, int]] = {}
 
     def append(self, step: int, values: Mapping[tuple[str, str], float], remember: bool) -> None:
         """Take in one observation; values that are not finite are passed over."""
@@ -144,6 +151,12 @@ class History:
         for key, value in (*values.items(), *swings.items()):
             if math.isfinite(value):
                 self.series.setdefault(key, Series()).append(step, value, remember)
+        for signal in ("coverage", "diversity"):
+            series = self.get(signal)
+            if series is not None:
+                distance = series.now if signal == "coverage" else 1 / max(series.now, 1e-30)
+                if signal not in self.nearest or distance <= NEARER * self.nearest[signal][0]:
+                    self.nearest[signal] = distance, step
 
     def get(self, signal: str, layer: str = "", past: int = 0) -> Series | None:
         """The series, if there are values enough to judge by: ``RECENT``, and so many of the past."""
@@ -165,7 +178,8 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
         series = {f"{signal}|{layer}": one.to_json() for (signal, layer), one in self.series.items()}
-        return {"series": series, "windows": {signal: list(window) for signal, window in self.windows.items()}}
+        windows = {signal: list(window) for signal, window in self.windows.items()}
+        return {"series": series, "windows": windows, "nearest": {key: list(one) for key, one in self.nearest.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.series = {
@@ -173,6 +187,7 @@ class History:
             for key, kept in state["series"].items()
         }
         self.windows = {signal: list(window) for signal, window in state["windows"].items()}
+        self.nearest = {key: (distance, step) for key, (distance, step) in state.get("nearest", {}).items()}
 
 
 def detrended(values: Sequence[float]) -> list[float]:

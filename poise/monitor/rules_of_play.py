@@ -200,7 +200,7 @@ def _far_off(history: History, limits: Thresholds) -> Finding | None:
         if series is None:
             continue
         if signal == "coverage" and min(series.now, series.tenth(upper=False)) >= limit:
-            said = f"real samples lie {series.now:.2g}× as far from a fake as from each other (limit {{}}×), as before"
+            said = f"real samples lie {series.now:.3g}× as far from a fake as from each other (limit {{}}×), as before"
             return finding("mode-collapse", signal, "", series.now, limit, said)
         if signal == "diversity" and max(series.now, series.tenth(upper=True)) <= limit:
             said = f"fakes are {series.now:.2g} as far apart as real samples (limit {{}}), as before"

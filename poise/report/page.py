@@ -76,12 +76,13 @@ def _content(run: Path) -> dict[str, Any]:
     recipe = read_recipe(run)
     versions = recipe.pop("versions", None) or {}
     training, judgements, notes = read_metrics(run / "metrics.jsonl")
+    returns = read_returns(run / "metrics.jsonl")
     final, diagnosis = (_read_json(run / name, notes) for name in ("evaluation.json", "diagnosis.json"))
     curve = _read_json(run / "truncation.json", notes)
     last = max([*training[-1:], *judgements[-1:]], key=lambda record: record["step"], default={})
     if not diagnosis and training and training[-1].get("verdict"):
         diagnosis = {key: training[-1][key] for key in ("verdict", "step")}
-    sections = _sections(training, judgements, final) | {"truncation": truncation_charts(curve)}
+    sections = _sections(training, judgements, final, returns) | {"truncation": truncation_charts(curve)}
     return {
         "run": run.resolve().name,
         "recipe": recipe,
@@ -90,6 +91,7 @@ def _content(run: Path) -> dict[str, Any]:
         "last": last,
         "diagnosis": diagnosis,
         "notes": notes,
+        "returns": [_returned(event) for event in returns],
         "table": _table(judgements, final),
         "grids": read_grids(run / "samples", notes),
         "curve": curve,
@@ -118,11 +120,11 @@ def read_recipe(run: Path) -> dict[str, Any]:
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Training records, evaluation records (each by rising step) and notes on lines that could not be read.
 
-    A resumed run writes some steps again: what it wrote later replaces what it wrote before. A return to an earlier
-    checkpoint is a note.
+    A resumed run writes some steps again: what it wrote later replaces what it wrote before. Returns to an earlier
+    checkpoint are passed over.
     """
     kinds: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    unread, returns = 0, []
+    unread = 0
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in filter(str.strip, text.split("\n")):
         record = _parsed(line)
@@ -130,7 +132,6 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
             unread += 1
             continue
         if isinstance(record.get("rollback"), dict):
-            returns.append(_returned(record["rollback"]))
             continue
         records = kinds[isinstance(record.get("evaluation"), dict)]
         while records and records[-1]["step"] >= record["step"]:
@@ -138,7 +139,14 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
         records.append(record)
     lines = "1 line" if unread == 1 else f"{unread} lines"
     notes = [f"{lines} of metrics.jsonl could not be read (cut short?) and left out."] if unread else []
-    return *kinds, notes + returns
+    return *kinds, notes
+
+
+def read_returns(path: Path) -> list[Record]:
+    """What was logged of each return to an earlier checkpoint, oldest first."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    records = [_parsed(line) or {} for line in text.split("\n") if '"rollback"' in line]
+    return [record["rollback"] for record in records if isinstance(record.get("rollback"), dict)]
 
 
 def _returned(event: Record) -> str:
@@ -225,7 +233,9 @@ def _interval(given: Any) -> str:
     return f"{number(ends[0])} to {number(ends[1])}" if ends and None not in ends else ""
 
 
-def _sections(training: Sequence[Record], judgements: Sequence[Record], final: Record) -> dict[str, list[Chart]]:
+def _sections(
+    training: Sequence[Record], judgements: Sequence[Record], final: Record, returns: Sequence[Record]
+) -> dict[str, list[Chart]]:
     losses = {"d_loss": ("D loss", BLUE), "g_loss": ("G loss", ORANGE)}
     logits = {"real_logit": ("real images", TEAL), "fake_logit": ("generated images", PINK)}
     drawn = (
@@ -237,7 +247,7 @@ def _sections(training: Sequence[Record], judgements: Sequence[Record], final: R
         "losses": [chart for chart in drawn if chart],
         "gradients": per_layer(training, "gradient_norm", "gradient norm", log=True),
         "sigma": per_layer(training, "sigma", "σ (unitless)"),
-        **{f"stability_{part}": charts for part, charts in stability_charts(training).items()},
+        **{f"stability_{part}": charts for part, charts in stability_charts(training, returns).items()},
     }
 
 

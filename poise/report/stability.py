@@ -34,9 +34,9 @@ TIMELINE = {"healthy": TEAL, "warming-up": GREY}  # every other verdict is orang
 STEP = {"title": {"text": "step (generator updates)", "standoff": 8}, "tickformat": ",", "zeroline": False}
 
 
-def stability_charts(records: Sequence[Record]) -> dict[str, list[Chart]]:
+def stability_charts(records: Sequence[Record], returns: Sequence[Record] = ()) -> dict[str, list[Chart]]:
     """Charts by part of the stability section: "timeline", "gradients", "spectra"; a part without data is empty."""
-    timeline = verdict_timeline(records)
+    timeline = verdict_timeline(records, returns)
     return {
         "timeline": [timeline] if timeline else [],
         "gradients": gradient_maps(records),
@@ -44,8 +44,12 @@ def stability_charts(records: Sequence[Record]) -> dict[str, list[Chart]]:
     }
 
 
-def verdict_timeline(records: Sequence[Record]) -> Chart | None:
-    """Losses above, the verdict of each step below; None where no verdict was recorded."""
+def verdict_timeline(records: Sequence[Record], returns: Sequence[Record] = ()) -> Chart | None:
+    """Losses above, the verdict of each step below; None where no verdict was recorded.
+
+    Args:
+        returns: to earlier checkpoints, as logged; a dotted line where each went on from.
+    """
     stretches = verdict_stretches(records)
     if not stretches:
         return None
@@ -64,6 +68,11 @@ def verdict_timeline(records: Sequence[Record]) -> Chart | None:
         hover = f"{html.escape(name)}<br>steps {first:,} to {last:,}<extra></extra>"
         ends = {"x": [first, last], "y": [html.escape(name)] * 2, "yaxis": "y2"}
         figure.add_scatter(**ends, mode="lines", line=bar, hovertemplate=hover, showlegend=False)
+    for step, numbers in _by_step(returns).items():
+        label = {"text": f"return {numbers}", "textposition": "end", "textangle": 0, "font": {"size": 11}}
+        label |= {"xanchor": "left", "yanchor": "top"}
+        seen = max(step, stretches[0][0])  # the axis begins with the first record
+        figure.add_vline(seen, line={"color": GREY, "width": 1.5, "dash": "dot"}, label=label)
     height = 300 + 26 * len(names)
     share = (26 * len(names) + 10) / (height - 76)
     loss_axis = {"title": {"text": "loss (unitless)", "standoff": 8}, "domain": [share + 0.06, 1], "zeroline": False}
@@ -82,7 +91,18 @@ def verdict_timeline(records: Sequence[Record]) -> Chart | None:
     )
     changes = len(stretches) - 1
     caption = f"Last verdict: {stretches[-1][2]}; {changes} change{'s' if changes != 1 else ''} of verdict."
+    if returns:
+        caption += " Dotted: where the run went on after a return; steps that were thrown away are not shown."
     return Chart("Losses and verdicts", caption, figure.to_plotly_json())
+
+
+def _by_step(returns: Sequence[Record]) -> dict[int, str]:
+    """Numbers of the returns, from 1, by the step that each went back to."""
+    found: dict[int, list[str]] = {}
+    for place, event in enumerate(returns, 1):
+        if isinstance(event.get("to"), int):
+            found.setdefault(event["to"], []).append(str(place))
+    return {step: ", ".join(numbers) for step, numbers in found.items()}
 
 
 def verdict_stretches(records: Sequence[Record]) -> list[tuple[int, int, str]]:

@@ -24,8 +24,11 @@ AGAIN = Remedy(g_rate=0.25, d_rate=0.25, r1=True, clamp=True)
 """for a failure that comes back although the run returned for it: all there is"""
 FLAT = "real_logit_std"
 """signal of a discriminator that says the same of all samples; R1 would flatten it further"""
-R1_FIRST, R1_TIMES, R1_MOST = 0.1, 4.0, 100.0
-"""γ of an R1 that is added, by which it is raised, and where that ends; 0.1 to 10 are usual (Mescheder et al. 2018)"""
+R1_FIRST, R1_TIMES, R1_MOST = 1.0, 4.0, 100.0
+"""γ of an R1 that is added, the middle of what is usual (0.1 to 10: Mescheder et al. 2018), times what it is raised,
+and where that ends"""
+OF_STEPS = ("not-finite", "exploding-gradients")
+"""verdicts of steps that are too large, whatever bounds D: rates are halved at once"""
 HEADROOM = 1.5
 """times σ₀ in the checkpoint, where a clamped layer's is held: some growth is part of learning"""
 
@@ -77,7 +80,8 @@ def advised(
 
     A verdict that comes back has both rates quartered, R1 and a clamp of its layer, whatever it asked for at first.
     A discriminator that nothing bounds gets R1 for any failure: without it the pair need not even converge from close
-    by, at any rate (Mescheder et al. 2018, section 2). Not so one whose logits are flat already.
+    by, at any rate (Mescheder et al. 2018, section 2). So the rates are left as they are the first time, but for a
+    failure ``OF_STEPS``. Not so one whose logits are flat already.
 
     Args:
         networks: "G" and "D" as they are in the checkpoint. penalties: the recipe's. step: of the checkpoint.
@@ -87,9 +91,12 @@ def advised(
         remedy = AGAIN
     is_flat = verdict.name == "discriminator-blind" and verdict.signal == FLAT
     r1, clamps = before.r1, dict(before.clamps)
-    if (remedy.r1 or is_unbounded(networks.get("D"), penalties)) and not is_flat:
+    unbounded = is_unbounded(networks.get("D"), penalties) and not is_flat
+    if unbounded and not r1 and verdict.name not in OF_STEPS:
+        remedy = replace(remedy, g_rate=1.0, d_rate=1.0)
+    if unbounded or (remedy.r1 and not is_flat):
         own = next((float(choice.options.get("gamma", 10.0)) for choice in penalties if choice.name == "r1"), 0.0)
-        r1 = min(R1_MOST, max(R1_FIRST, R1_TIMES * (r1 or own)))
+        r1 = min(R1_MOST, R1_TIMES * (r1 or own) or R1_FIRST)
     player, _, name = verdict.layer.partition(".")
     if remedy.clamp and player in networks and name in weights(networks[player]):
         weight, row_dim = weights(networks[player])[name]

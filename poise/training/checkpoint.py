@@ -50,6 +50,8 @@ class Progress:
     """what is done otherwise since then"""
     verdict: str = "healthy"
     """the monitor's, or what it had seen a first sign of"""
+    spared: int = 0
+    """the last step at which a failing verdict was not to be acted on; 0: none since the last return"""
 
     @property
     def is_healthy(self) -> bool:

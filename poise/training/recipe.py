@@ -102,7 +102,7 @@ class Recipe(Section):
     patience: PositiveInt | None = None
     """steps that a failing verdict has to last to be acted on; None: a twentieth of the run, at least 5 observations"""
     max_rollbacks: PositiveInt = 3
-    """times a run may roll back before it stops"""
+    """times a run may roll back; then it goes on with warnings, and only what is not finite stops it"""
     evaluate_every: PositiveInt | None = 1_000
     """steps between judgements of the EMA generator, the last step's among them; None: it is not judged"""
     metrics: list[str] = Field(default_factory=lambda: ["fid", "is"])

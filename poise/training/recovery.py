@@ -25,6 +25,8 @@ from poise.training.recipe import Recipe
 
 LEAST, SHARE = 5, 20
 """observations, and one in so many of a run's steps: the longer is how long a verdict lasts before it is acted on"""
+SURE = 2.0
+"""times the limit, from which a run acts on fakes that always were far off"""
 
 
 def patience(recipe: Recipe) -> int:
@@ -81,6 +83,23 @@ def never_otherwise(history: History, found: Verdict) -> int | None:
         return None
     passed = (found.value >= found.threshold, series.usual() >= found.threshold)
     return series.first if passed[0] == passed[1] else None
+
+
+def is_spared(history: History, found: Verdict, learning: int) -> bool:
+    """Whether a failing verdict, though warned of, is not to be acted on for now.
+
+    Such is one of fakes that were far from the data all along, and so have lost nothing that a return could give back:
+    until they have come no nearer for as long as they are granted to learn at first, and while they are not ``SURE``
+    times as far as the limit, which was learnt elsewhere. Slow rates, and a return makes them slower, need their time.
+
+    Args:
+        learning: steps that are granted.
+    """
+    if found.signal not in history.nearest or not found.threshold or never_otherwise(history, found) is None:
+        return False
+    is_inverse = found.signal == "diversity"
+    now, limit = (1 / max(value, 1e-30) if is_inverse else value for value in (found.value or 0.0, found.threshold))
+    return found.step - history.nearest[found.signal][1] < learning or now < SURE * limit
 
 
 def checkpoint_before(folder: Path, since: int, window: int, avoided: int | None = None, unproven: int = 0) -> Path:

@@ -30,6 +30,7 @@ from poise.training.recovery import (
     failing_since,
     grace,
     healthy_before,
+    is_spared,
     never_otherwise,
     patience,
     unseen,
@@ -76,6 +77,7 @@ class Sitting:
             self.monitor.load_state_dict(state.kept)
         self.verdict = self.monitor.verdict
         self.failing_since = failing_since(self.monitor.timeline, self.verdict)
+        self.spared = done.spared
         self._told: dict[str, int] = {}
         players, seed = state.players, self.recipe.seed
         shown = GRID if state.data.resolution else POINTS
@@ -116,20 +118,22 @@ class Sitting:
         shown = self.together.gather(logits) | self.together.gather(others, LOOKED_AT)
         players.seen = {}
         judging = partial(self._observe, step, self.together.mean(signals), shown, is_logged)
-        self.verdict, self.failing_since = self.together.once(judging)
+        self.verdict, self.failing_since, self.spared = self.together.once(judging)
         images = (self.ticks.format_dict["rate"] or 0.0) * self.recipe.n_dis * self.recipe.batch_size
         self.ticks.set_postfix_str(f"{images:,.0f} images/s{self.judged}", refresh=False)
         self._tell(step)
 
     def _observe(
         self, step: int, signals: dict[str, Tensor], shown: dict[str, Tensor], is_logged: bool
-    ) -> tuple[Verdict, int | None]:
+    ) -> tuple[Verdict, int | None, int]:
         monitor, before = self.monitor, self.monitor.verdict.name
         gradients = monitor.gradient_norms("G") | monitor.gradient_norms("D")
         record = monitor.observe(step, gradients, **shown, **signals, lr=self._rate())
         if is_logged or monitor.verdict.name != before:
             self.log.write({**self._at(step), **record})
-        return monitor.verdict, failing_since(monitor.timeline, monitor.verdict)
+        learning = monitor.judge.thresholds.learning * self.recipe.monitor_every
+        spared = step if is_spared(monitor.judge.history, monitor.verdict, learning) else self.spared
+        return monitor.verdict, failing_since(monitor.timeline, monitor.verdict), spared
 
     def log_stop(self, step: int, signals: dict[str, Tensor]) -> None:
         """Log a step that a signal made the last one. The monitor is not shown it, as it will not be when resumed."""
@@ -158,7 +162,9 @@ class Sitting:
             return True
         if self.recipe.on_failure == "warn" or self.failing_since is None or step == self.recipe.steps:
             return False
-        since, thresholds = self.failing_since, self.monitor.judge.thresholds
+        if self.recipe.on_failure == "rollback" and not self.may_roll_back():
+            return False  # all was tried, and it goes on with warnings
+        since, thresholds = max(self.failing_since, self.spared), self.monitor.judge.thresholds
         if self.done.rollbacks:
             since = max(since, self.state.changes.since + grace(self.recipe, thresholds))
         return step - since >= patience(self.recipe)
@@ -177,13 +183,14 @@ class Sitting:
         players, penalties = self.state.watched, self.recipe.penalties
         changes = self.together.once(partial(advised, before, failed, players, penalties, back.step))
         self.state.change(changes)
-        self.done = replace(back, rollbacks=rollbacks + 1, changes=changes)
+        self.done, self.spared = replace(back, rollbacks=rollbacks + 1, changes=changes, spared=0), 0
         self.best = self.done.best
         self.monitor = self._watching()
         self.verdict, self.failing_since, self._told = self.monitor.verdict, None, {}
         self.ticks.n = back.step
         self.done = self.together.once(partial(self._save, self.done))
-        self.say(f"{failed.evidence}: rolled back to step {back.step}, from there {changes}")
+        last = "" if self.may_roll_back() else "; this was the last return, from now on it warns (max_rollbacks)"
+        self.say(f"{failed.evidence}: rolled back to step {back.step}, from there {changes}{last}")
         event = {"number": rollbacks + 1, "from": failed.step, "to": back.step, "verdict": failed.name}
         event |= {"evidence": failed.evidence, "change": str(changes), **asdict(changes)}
         self.log.roll_back(back.step, event)
@@ -234,7 +241,8 @@ class Sitting:
     def save(self, step: int) -> None:
         """Write a checkpoint, and drop those that are no longer wanted."""
         at = self._at(step)
-        now = Progress(step, at["images"], at["seconds"], self.best, self.done.rollbacks, self.state.changes)
+        rollbacks, changes = self.done.rollbacks, self.state.changes
+        now = Progress(step, at["images"], at["seconds"], self.best, rollbacks, changes, spared=self.spared)
         self.together.check_alike(**self.state.networks)
         self.done = self.together.once(partial(self._save, now))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from PIL import Image
 
 from poise.report import write_report
 from poise.report.figures import curves, moving_mean, number, per_layer, thinned
-from poise.report.page import MOST_GRIDS, read_grids, read_metrics
+from poise.report.page import MOST_GRIDS, read_grids, read_metrics, read_returns
+from poise.report.stability import stability_charts
 
 SECTIONS = ["header", "result", "metrics", "samples", "losses", "stability", "gradients", "sigma", "recipe"]
 HOSTILE = "<script>alert(1)</script>"
@@ -215,6 +217,25 @@ def test_a_resumed_run_replaces_the_steps_it_repeats(run: Path) -> None:
     assert [(record["step"], record["d_loss"]) for record in records] == [(50, 1), (100, 2)]
     assert [record["step"] for record in judgements] == [100]
     assert notes == []
+
+
+def test_returns_are_listed_with_what_was_changed_and_drawn_where_they_went_on(run: Path) -> None:
+    given = [(400, 100, "learning rates × 0.5"), (500, 100, "R1 with γ = <1>")]
+    events = [{"from": first, "to": to, "evidence": "it is so", "change": change} for first, to, change in given]
+    logged = [{"step": 100, "rollback": event} for event in events]
+    lines = [training(step, verdict="healthy") for step in (50, 100, 150)]
+    write_lines(run, *lines[:2], *logged, {"step": 100, "rollback": None}, lines[2])
+    assert read_returns(run / "metrics.jsonl") == events
+    assert read_returns(run / "missing") == []
+    page = write_report(run).read_text(encoding="utf-8")
+    first, second = re.findall(r"<li>(Rolled back.*)</li>", page)
+    assert first == "Rolled back from step 400 to 100: it is so; from there learning rates × 0.5."
+    assert second.endswith("R1 with γ = &lt;1&gt;.")
+    (chart,) = stability_charts(lines, events)["timeline"]
+    (line,) = chart.figure["layout"]["shapes"]
+    assert (line["x0"], line["x1"], line["label"]["text"]) == (100, 100, "return 1, 2")
+    write_lines(run, *lines)
+    assert "Returns to a checkpoint" not in write_report(run).read_text(encoding="utf-8")
 
 
 def test_half_a_png_is_left_out_and_many_grids_are_spread(run: Path) -> None:

@@ -21,10 +21,18 @@ from poise.monitor import FAILURES, Finding, Verdict, judge
 from poise.monitor.advice import ADVICE, REMEDIES
 from poise.monitor.history import History
 from poise.monitor.thresholds import Thresholds
-from poise.training import Recipe, Run, TrainingFailed, checkpoint, train
+from poise.training import Recipe, Run, TrainingFailed, checkpoint, sitting, train
 from poise.training.changes import Changes, Clamps, advised, damp, is_unbounded
 from poise.training.checkpoint import Checkpoint, Progress
-from poise.training.recovery import checkpoint_before, failing_since, grace, never_otherwise, patience, unseen
+from poise.training.recovery import (
+    checkpoint_before,
+    failing_since,
+    grace,
+    is_spared,
+    never_otherwise,
+    patience,
+    unseen,
+)
 from poise.training.sections import Choice
 
 Tiny = Callable[..., Recipe]
@@ -135,10 +143,10 @@ def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advi
     first, second = returns(run)
     assert (first["from"], first["to"], second["from"], second["to"]) == (9, 4, 4 + granted + 3, 0)
     assert (first["damped"], second["damped"]) == (False, False)
-    assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 0.1)
-    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.125, 0.125, 0.4)
+    assert (first["g_rate"], first["d_rate"], first["r1"]) == (0.5, 0.5, 1.0)
+    assert (second["g_rate"], second["d_rate"], second["r1"]) == (0.125, 0.125, 4.0)
     assert (first["returns"], second["returns"]) == ({"mode-collapse": 1}, {"mode-collapse": 2})
-    assert "it is so: rolled back to step 0, from there learning rates × 0.125, R1 with γ = 0.4" in said
+    assert "it is so: rolled back to step 0, from there learning rates × 0.125, R1 with γ = 4" in said
     records = [record for record in run.records() if "lr" in record]
     assert [record["step"] for record in records] == list(range(1, 23))
     assert [record["lr"] for record in records] == pytest.approx([0.25e-4] * 22)
@@ -146,11 +154,19 @@ def test_a_run_returns_to_a_healthy_checkpoint_from_before_and_does_what_is_advi
     assert json.loads((run.path / "diagnosis.json").read_text())["rollbacks"] == 2
 
 
-def test_after_the_last_return_it_stops(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_last_return_it_goes_on_and_warns(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sees(monkeypatch, "oscillating", lambda step: step >= 6)
-    with pytest.raises(TrainingFailed, match="rolled back 1 times before"):
-        quiet(tiny(on_failure="rollback", max_rollbacks=1, **{**OFTEN, "steps": 24}), tmp_path / "run")
-    assert len(returns(Run(tmp_path / "run"))) == 1
+    said: list[str] = []
+    recipe = tiny(on_failure="rollback", max_rollbacks=1, **{**OFTEN, "steps": 24})
+    run = quiet(recipe, tmp_path / "run", say=said.append)
+    (event,) = returns(run)
+    assert event["to"] + grace(recipe, Thresholds()) + recipe.patience < 24  # there was time for another one
+    assert checkpoint.newest(run.checkpoints)[0].name == "step-24"
+    assert sum("the last return, from now on it warns" in line for line in said) == 1
+    assert said[-1].startswith("oscillating at step 7")
+    assert json.loads((run.path / "diagnosis.json").read_text())["verdict"] == "oscillating"
 
 
 def test_a_number_that_is_not_finite_is_granted_no_time(
@@ -179,31 +195,31 @@ def stopped_in(step: int, recipe: Recipe) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize("verdict", ["oscillating", "spectral-explosion"])
-@pytest.mark.parametrize("at", [5, 8])
 def test_a_run_stopped_after_a_return_goes_on_with_the_changes_bit_for_bit(
-    verdict: str, at: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verdict: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 12, "d_optimizer.lr": 1e-2, "d_optimizer.beta1": 0.5})
+    """Wherever: at the first step from the checkpoint returned to, and later, between two."""
+    recipe = tiny(on_failure="rollback", **{**OFTEN, "steps": 10, "d_optimizer.lr": 1e-2, "d_optimizer.beta1": 0.5})
     runs = []
-    for name in ("whole", "parts"):
+    for at in (None, 5, 8):
         said: list[str] = []
+        out = tmp_path / f"stopped-{at}"
         with monkeypatch.context() as patch:
             failing = lambda step, said=said: step >= 6 and not any("rolled back" in line for line in said)  # noqa: E731
             sees(patch, verdict, failing, "D.convs.1")
-            if name == "whole":
-                runs.append(quiet(recipe, tmp_path / name, say=said.append))
-                continue
-            stopping = stopped_in(at, recipe)
-            with pytest.raises(KeyboardInterrupt):
-                quiet(recipe, tmp_path / name, say=said.append)
-            stopping.undo()
-            runs.append(quiet(recipe, tmp_path / name, resume=True, say=said.append))
-    whole, parts = runs
-    assert_same(state(parts), state(whole))
-    assert returns(parts) == returns(whole) != []
+            if at:
+                stopping = stopped_in(at, recipe)
+                with pytest.raises(KeyboardInterrupt):
+                    quiet(recipe, out, say=said.append)
+                stopping.undo()
+            runs.append(quiet(recipe, out, resume=bool(at), say=said.append))
+    whole, *parts = runs
     progress = [checkpoint.check(checkpoint.newest(run.checkpoints)[0]) for run in runs]
-    assert progress[0].changes == progress[1].changes != Changes()
-    assert progress[0].verdict == progress[1].verdict
+    for run, done in zip(parts, progress[1:], strict=True):
+        assert_same(state(run), state(whole))
+        assert returns(run) == returns(whole) != []
+        assert done.changes == progress[0].changes != Changes()
+        assert done.verdict == progress[0].verdict
     if verdict == "spectral-explosion":
         weight = state(whole)[0]["discriminator"]["convs.1.parametrizations.weight.original"].flatten(1)
         (level,) = progress[0].changes.clamps.values()
@@ -287,6 +303,62 @@ def test_what_was_so_all_along_began_with_the_first_observation(
     assert never_otherwise(History(), found) is None
 
 
+@pytest.mark.parametrize(
+    ("signal", "values", "threshold", "expected"),
+    [
+        ("coverage", [20.0] * 30, 4.0, False),
+        ("coverage", [*range(50, 20, -1)], 4.0, True),  # coming nearer
+        ("coverage", [*range(80, 20, -10), *[20.0] * 24], 4.0, False),  # no longer
+        ("coverage", [*range(20, 50)], 4.0, False),
+        ("coverage", [7.0] * 30, 4.0, True),  # not twice as far as the limit
+        ("coverage", [1.0] * 20 + [9.0] * 10, 4.0, False),  # near once, and lost
+        ("diversity", [0.1] * 30, 0.3, False),
+        ("diversity", [0.01 * 1.1**place for place in range(30)], 0.3, True),
+        ("diversity", [0.2] * 30, 0.3, True),
+        ("diversity", [0.0] * 30, 0.3, False),
+        ("saturation", [0.95] * 30, 0.9, False),  # of this there is no twice
+    ],
+)
+def test_fakes_that_come_nearer_or_are_hardly_far_off_are_spared(
+    signal: str, values: list[float], threshold: float, expected: bool
+) -> None:
+    history = History()
+    for place, one in enumerate(values):
+        history.append(10 * (place + 1), {(signal, ""): one}, remember=True)
+    value = history.series[signal, ""].now
+    found = Verdict("mode-collapse", 300, signal=signal, value=value, threshold=threshold, since=290)
+    kept = History()
+    kept.load_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert is_spared(history, found, 100) == is_spared(kept, found, 100) == expected
+    assert not is_spared(history, Verdict("healthy", 300), 100)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_time_of_a_verdict_begins_where_it_is_no_longer_spared(
+    resumed: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 8 the fakes are said to be too far, but only from step 12 by more than a little."""
+    signals = [signal.SIGINT] if resumed else []
+
+    def rule(history: Any, limits: Any) -> Finding | None:
+        step, now = history.series["g_loss", ""].recent[-1][0], history.series["coverage", ""].now
+        if step == 12 and signals:
+            signal.raise_signal(signals.pop())
+        return (
+            Finding("mode-collapse", "coverage", "", now, now / (1.5 if step < 12 else 100), "") if step > 7 else None
+        )
+
+    monkeypatch.setattr(judge, "RULES", {"mode-collapse": rule})
+    monkeypatch.setattr(sitting, "is_spared", lambda history, found, _: is_spared(history, found, learning=0))
+    recipe = tiny(on_failure="stop", **OFTEN)
+    if resumed:
+        with pytest.raises(KeyboardInterrupt):
+            quiet(recipe, tmp_path / "run")
+    with pytest.raises(TrainingFailed):
+        quiet(recipe, tmp_path / "run", resume=resumed)
+    assert Run(tmp_path / "run").records()[-1]["step"] == 11 + patience(recipe)
+
+
 # What is changed.
 
 
@@ -300,7 +372,14 @@ def test_every_failure_has_a_remedy_that_its_advice_names() -> None:
 
 @pytest.mark.parametrize(
     ("before", "given", "expected"),
-    [(0.0, [], 0.1), (0.1, [], 0.4), (50.0, [], 100.0), (0.0, [{"name": "r1", "gamma": 2.0}], 8.0)],
+    [
+        (0.0, [], 1.0),
+        (1.0, [], 4.0),
+        (50.0, [], 100.0),
+        (0.0, [{"name": "r1", "gamma": 2.0}], 8.0),
+        (0.0, [{"name": "r1", "gamma": 0.05}], 0.2),
+        (0.0, [{"name": "r1", "gamma": 0.0}], 1.0),
+    ],
 )
 def test_r1_is_added_or_raised(before: float, given: list[dict[str, Any]], expected: float) -> None:
     penalties = [Choice(**choice) for choice in given]
@@ -322,7 +401,7 @@ def test_a_failure_that_comes_back_gets_all_there_is(name: str) -> None:
         r1s.append(changes.r1)
     assert changes.returns == {name: 3}
     assert [(g / h, d / i) for (g, d), (h, i) in itertools.pairwise(rates[::-1])] == [(0.25, 0.25)] * 2
-    assert r1s[1:] == pytest.approx([max(0.1, 4 * r1s[0]), 4 * max(0.1, 4 * r1s[0])])
+    assert r1s[1:] == pytest.approx([4 * r1s[0] or 1.0, 4 * (4 * r1s[0] or 1.0)])
     assert changes.clamps.keys() == {"D.0"}
     another = "oscillating" if name == "spectral-collapse" else "spectral-collapse"  # is met as for the first time
     after = advised(changes, Verdict(another, 9, layer="D.0"), networks, [], 5)
@@ -333,23 +412,34 @@ def test_a_failure_that_comes_back_gets_all_there_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("norm", "penalties", "signal", "expected"),
     [
-        ("none", [], "ranking", 0.1),
-        ("none", [{"name": "orthonormal"}], "ranking", 0.1),  # bounds no slope
+        ("none", [], "ranking", 1.0),
+        ("none", [{"name": "orthonormal"}], "ranking", 1.0),  # bounds no slope
         ("none", [], "real_logit_std", 0.0),  # flat already
         ("bssn", [], "ranking", 0.0),
         ("none", [{"name": "wgan-gp"}], "ranking", 0.0),
         ("none", [{"name": "r1", "gamma": 2.0}], "ranking", 0.0),  # as the recipe has it
     ],
 )
-def test_a_discriminator_that_nothing_bounds_gets_r1(
+def test_a_discriminator_that_nothing_bounds_gets_r1_and_keeps_its_rates(
     norm: str, penalties: list[dict[str, Any]], signal: str, expected: float
 ) -> None:
     networks = {"D": poise.normalize(nn.Sequential(nn.Linear(2, 4)), norm)}
     given = [Choice(**choice) for choice in penalties]
     changes = advised(Changes(), Verdict("discriminator-blind", 9, signal=signal), networks, given, 5)
-    assert (changes.r1, changes.g_rate, changes.d_rate) == (expected, 0.5, 1.0)
+    assert (changes.r1, changes.g_rate, changes.d_rate) == (expected, 1.0 if expected else 0.5, 1.0)
     assert is_unbounded(networks["D"], given) == (expected > 0 or signal == "real_logit_std")
+    another = advised(changes, Verdict("mode-collapse", 9), networks, given, 5)
+    kept = changes.r1 == 0 and is_unbounded(networks["D"], given)  # only where R1 is new
+    assert (another.g_rate / changes.g_rate, another.d_rate) == ((1.0, 1.0) if kept else (0.5, 0.5))
     assert not is_unbounded(None, given)
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_steps_that_are_too_large_are_halved_whatever_bounds_the_discriminator(name: str) -> None:
+    networks = {"D": nn.Sequential(nn.Linear(2, 4))}
+    changes = advised(Changes(), Verdict(name, 9, layer="D.0"), networks, [], 5)
+    rate = 0.5 if name in ("not-finite", "exploding-gradients") else 1.0
+    assert (changes.g_rate, changes.d_rate, changes.r1) == (rate, rate, 1.0)
 
 
 def test_r1_takes_the_place_of_the_recipes_and_leaves_the_others() -> None:
