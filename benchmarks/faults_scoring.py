@@ -2,7 +2,7 @@
 
 A failing run is named rightly if the first failure the monitor speaks of, at or after the fault's onset, is among the
 kind's expected names; a healthy one is a false alarm if it ever speaks of any, and so is a failure spoken of before
-the onset. The lead is the share of the run's length from that first word to the step at which the truth was lost.
+the onset. The lead is the share of the run's length from that first word to the step at which coverage was halved.
 """
 
 from __future__ import annotations
@@ -56,10 +56,14 @@ class Scored:
 
     @property
     def lead(self) -> float | None:
-        """Share of the run's length by which the first word came before the loss; None where there was none."""
-        if self.said_at is None or self.outcome.lost_at is None:
+        """Share of the run's length by which the first word came before coverage had halved; None where none came.
+
+        Of a run that is lost by its distance alone, before that.
+        """
+        halved_at = self.outcome.lost_at if self.outcome.halved_at is None else self.outcome.halved_at
+        if self.said_at is None or halved_at is None:
             return None
-        return (self.outcome.lost_at - self.said_at) / self.case.setting.steps
+        return (halved_at - self.said_at) / self.case.setting.steps
 
 
 def half_of(seed: int) -> str:
@@ -178,6 +182,7 @@ def rows(scored: Iterable[Scored]) -> list[dict[str, Any]]:
             "half": one.half,
             "expected": "|".join(one.case.expected) or "healthy",
             "truth": one.outcome.state,
+            "halved_at": one.outcome.halved_at,
             "lost_at": one.outcome.lost_at,
             "coverage": round(one.outcome.coverage, 3),
             "distance": round(one.outcome.distance, 3),
