@@ -2,7 +2,7 @@
 
 A failing run is named rightly if the first failure the monitor speaks of, at or after the fault's onset, is among the
 kind's expected names; a healthy one is a false alarm if it ever speaks of any, and so is a failure spoken of before
-the onset. The lead is the share of the run's length from that first word to the step at which the truth was lost.
+the onset. The lead is the share of the run's length from that first word to the step at which coverage was halved.
 """
 
 from __future__ import annotations
@@ -56,15 +56,24 @@ class Scored:
 
     @property
     def lead(self) -> float | None:
-        """Share of the run's length by which the first word came before the loss; None where there was none."""
-        if self.said_at is None or self.outcome.lost_at is None:
-            return None
-        return (self.outcome.lost_at - self.said_at) / self.case.setting.steps
+        """Share of the run's length by which the first word came before coverage had halved; None where none came.
+
+        Of a run that is lost by its distance alone, before that.
+        """
+        return self._before(self.outcome.lost_at if self.outcome.halved_at is None else self.outcome.halved_at)
+
+    @property
+    def lead_to_loss(self) -> float | None:
+        """The same before the run was lost by coverage or distance, whichever was first: at most ``lead``."""
+        return self._before(self.outcome.lost_at)
+
+    def _before(self, step: int | None) -> float | None:
+        return None if self.said_at is None or step is None else (step - self.said_at) / self.case.setting.steps
 
 
 def half_of(seed: int) -> str:
-    """Which half a run belongs to: on seeds 0 to 2 rules and thresholds were set, all others are for the report."""
-    return "set" if seed < 3 else "reported"
+    """Which half a run belongs to: on seeds 0 to 4 rules and thresholds were set, all others are for the report."""
+    return "set" if seed < 5 else "reported"
 
 
 def references(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, tuple[float, float]]]:
@@ -121,6 +130,7 @@ def figures(scored: Iterable[Scored]) -> dict[str, float]:
         "building_up": len(building),
         "median_lead": statistics.median(leads) if leads else float("nan"),
         "lead_of_a_tenth": _share((one.lead or 0.0) >= 0.1 for one in building),
+        "lead_to_loss": _share((one.lead_to_loss or 0.0) >= 0.1 for one in building),
     }
 
 
@@ -178,12 +188,14 @@ def rows(scored: Iterable[Scored]) -> list[dict[str, Any]]:
             "half": one.half,
             "expected": "|".join(one.case.expected) or "healthy",
             "truth": one.outcome.state,
+            "halved_at": one.outcome.halved_at,
             "lost_at": one.outcome.lost_at,
             "coverage": round(one.outcome.coverage, 3),
             "distance": round(one.outcome.distance, 3),
             "said": one.said or "healthy",
             "said_at": one.said_at,
             "right": one.is_right if not one.case.is_healthy else one.said == "",
+            "lead_to_loss": None if one.lead_to_loss is None else round(one.lead_to_loss, 3),
             "lead": None if one.lead is None else round(one.lead, 3),
             "all_said": "|".join(one.all_said),
             "evidence": one.evidence,
@@ -217,15 +229,16 @@ def table(scored: Iterable[Scored]) -> str:
         )
     lines += [
         "",
-        "| half | failures | named rightly | noticed | healthy runs | false alarms | lead of 10% where it builds up |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| half | failures | named rightly | noticed | healthy runs | false alarms "
+        "| build up | of these a tenth before coverage halved | before lost by either |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for half in HALVES:
         found = figures(one for one in scored if one.half == half)
         lines.append(
             f"| {half} | {found['failures']} | {found['named_rightly']:.1%} | {found['noticed']:.1%} "
             f"| {found['healthy']} | {found['false_alarms']:.1%} "
-            f"| {found['lead_of_a_tenth']:.0%} of {found['building_up']} |"
+            f"| {found['building_up']} | {found['lead_of_a_tenth']:.0%} | {found['lead_to_loss']:.0%} |"
         )
     alarms = [one for one in scored if one.case.is_healthy and one.said]
     lines += ["", "False alarms: " + ("; ".join(f"`{a.case.name}` {a.seed}: {a.said}" for a in alarms) or "none") + "."]

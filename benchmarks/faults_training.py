@@ -22,7 +22,7 @@ from poise.models import create
 from poise.norms import weight_penalty
 from poise.penalties import PENALTIES
 
-JUDGEMENTS = {"ring": 20, "grid": 20, "digits": 10}
+JUDGEMENTS = {"ring": 40, "grid": 40, "digits": 20}
 """of a run, evenly"""
 
 

@@ -101,12 +101,14 @@ class Outcome:
 
     Attributes:
         state: "failed", "healthy" or "unclear".
+        halved_at: the judged step from which on coverage stays less than half of the healthy runs'; None: never.
         lost_at: the judged step from which on the run stays lost: coverage halved or distance grown past the limit,
             against the healthy runs at that step; or the first step with a number that is not finite; None: never.
         coverage, distance: at the end.
     """
 
     state: str
+    halved_at: int | None
     lost_at: int | None
     coverage: float
     distance: float
@@ -130,11 +132,7 @@ def outcome(run: Mapping[str, Any], of_healthy: Mapping[float, tuple[float, floa
     nothing = {"coverage": 0.0, "distance": math.inf}
     last = nothing if run["not_finite_at"] is not None else run["truth"][-1]
     coverage, distance = of_healthy[1.0]
-    lost_at = None
-    for entry in reversed(run["truth"]):
-        if not _is_lost(run["data"], entry, *of_healthy[round(entry["step"] / run["steps"], 3)]):
-            break
-        lost_at = entry["step"]
+    halved_at, lost_at = _since(run, of_healthy, lost_distance=math.inf), _since(run, of_healthy)
     if run["not_finite_at"] is not None:
         lost_at = min(lost_at or run["not_finite_at"], run["not_finite_at"])
     if lost_at is not None:
@@ -143,8 +141,18 @@ def outcome(run: Mapping[str, Any], of_healthy: Mapping[float, tuple[float, floa
         state = "healthy"
     else:
         state = "unclear"
-    return Outcome(state, lost_at, last["coverage"], last["distance"])
+    return Outcome(state, halved_at, lost_at, last["coverage"], last["distance"])
 
 
-def _is_lost(data: str, entry: Mapping[str, float], coverage: float, distance: float) -> bool:
-    return entry["coverage"] < LOST_COVERAGE * coverage or not entry["distance"] <= LOST_DISTANCE[data] * distance
+def _since(
+    run: Mapping[str, Any], of_healthy: Mapping[float, tuple[float, float]], lost_distance: float | None = None
+) -> int | None:
+    """The judged step from which on coverage is halved, or the distance is as many times the healthy one's."""
+    times = LOST_DISTANCE[run["data"]] if lost_distance is None else lost_distance
+    found = None
+    for entry in reversed(run["truth"]):
+        coverage, distance = of_healthy[round(entry["step"] / run["steps"], 3)]
+        if entry["coverage"] >= LOST_COVERAGE * coverage and entry["distance"] <= times * distance:
+            break
+        found = entry["step"]
+    return found

@@ -3,7 +3,7 @@
 Stage 1 trains every kind of failure and every healthy setting of ``faults_catalogue`` over seeds and keeps what the
 monitor observed, and the truth beside it; finished runs are passed over, so it goes on where it was stopped:
 
-    python benchmarks/monitor_faults.py train [--workers 2] [--seeds 0,1,2,3] [--only NAME,NAME]
+    python benchmarks/monitor_faults.py train [--workers 2] [--seeds 0,2,5] [--only NAME,NAME]
 
 Stage 2 applies the rules to what was kept, in seconds; ``--set`` also looks for better thresholds on one half of the
 runs, and prints them:
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("train", "score"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where runs are kept (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--seeds", default="0,1,2,3", help="separated by commas (default: %(default)s)")
+    parser.add_argument("--seeds", default="0,1,2,3,4,5", help="separated by commas (default: %(default)s)")
     parser.add_argument("--only", default="", help="kinds, separated by commas; all by default")
     parser.add_argument("--set", action="store_true", help="look for better thresholds on one half of the runs")
     given = parser.parse_args()

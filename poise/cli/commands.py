@@ -72,7 +72,10 @@ def _doctor(arguments: argparse.Namespace, fields: dict[str, str]) -> int:
     from poise.monitor import diagnose
     from poise.monitor.logs import parse_names
 
-    found = diagnose(arguments.run, parse_names(arguments.names or ()) or None, every=arguments.every)
+    try:
+        found = diagnose(arguments.run, parse_names(arguments.names or ()) or None, every=arguments.every)
+    except FileNotFoundError as error:  # exit 2: 1 says that a training is failing
+        raise ValueError(str(error)) from None
     print("\n".join(found.lines()))
     return 1 if found.verdict.is_failing else 0
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from poise.monitor.judge import judged
-from poise.monitor.logs import read_log
+from poise.monitor.logs import HALVES, read_log
 from poise.monitor.thresholds import Thresholds
-from poise.monitor.verdict import Verdict
+from poise.monitor.verdict import WARMING_UP, Verdict
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Diagnosis:
 
     Attributes:
         verdict: at its end. timeline: stretches of one verdict each, in order.
-        records: how many were judged. fields: what was recognised in them.
+        records: how many were judged. fields: what was recognised in them. tags: of those that went by others, which.
     """
 
     verdict: Verdict
     timeline: tuple[Stretch, ...]
     records: int
     fields: tuple[str, ...]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """For a terminal: the verdict with evidence and advice, then the timeline."""
@@ -44,7 +45,11 @@ class Diagnosis:
         lines = [head]
         lines += [f"  {verdict.evidence}"] if verdict.evidence else []
         lines += [f"  advice: {verdict.advice}"] if verdict.advice else []
-        lines.append(f"{self.records} records: {', '.join(self.fields)}")
+        if verdict.name == WARMING_UP:
+            lines.append("  too few records so far to say more: what is compared with a run's past needs one")
+        lines.append(f"{self.records} record{'s' * (self.records != 1)}: {', '.join(map(self._named, self.fields))}")
+        if not any(one in SEEN for one in self.fields):
+            lines.append("  without gradients, spectra or samples: what shows in those alone is not seen")
         width = max(len(stretch.verdict.name) for stretch in self.timeline)
         for stretch in self.timeline:
             first = stretch.verdict.step
@@ -52,6 +57,16 @@ class Diagnosis:
                 f"  {first:>8} – {stretch.last:<8} {stretch.verdict.name:<{width}}  {stretch.verdict.evidence}".rstrip()
             )
         return lines
+
+    def _named(self, signal: str) -> str:
+        """A field with the tag it went by; of the loss in two halves, both."""
+        halves = [self.tags[half] for half in HALVES if half in self.tags]
+        tag = " + ".join(halves) if signal == "d_loss" and halves else self.tags.get(signal, signal)
+        return signal if tag == signal else f"{signal} ({tag})"
+
+
+SEEN = ("gradient_norm", "sigma", "diversity", "hidden_variance")
+"""fields by one of which a log tells more than how the players stand to each other"""
 
 
 def diagnose(
@@ -69,7 +84,8 @@ def diagnose(
     Raises:
         FileNotFoundError: nothing to read there. ValueError: nothing recognised, or tensorboard is missing.
     """
-    records = read_log(Path(path), names)
+    log = read_log(Path(path), names)
+    records = log.records
     last = records[-1]["step"]
     kept = _kept(Path(path), last) if names is None and thresholds is None and every == 1 else None
     if kept is None:
@@ -82,7 +98,7 @@ def diagnose(
     ends = [max(one.step, end) for one, end in zip(timeline, ends, strict=False)]
     stretches = [Stretch(verdict, end) for verdict, end in zip(timeline, [*ends, last], strict=True)]
     known = dict.fromkeys(name for record in records for name in record if name not in ("step", "verdict", "lr"))
-    return Diagnosis(verdict, tuple(stretches), len(records), tuple(known))
+    return Diagnosis(verdict, tuple(stretches), len(records), tuple(known), log.tags)
 
 
 def _kept(path: Path, last: int) -> list[Verdict] | None:

@@ -14,7 +14,7 @@ PAST = 128
 """points that the run before them is kept in; halved when full, each then the mean of twice as many"""
 SWUNG = ("d_loss", "g_loss", "real_logit", "fake_logit")
 """signals that are looked at for swings"""
-DRIFTING = ("diversity", "ranking")
+DRIFTING = ("diversity", "ranking", "coverage", "g_step", "d_step")
 """signals whose last values are kept as well"""
 WINDOW = 24
 """observations in which swings and slow drifts are looked for"""
@@ -85,10 +85,10 @@ class Series:
             self._usual = _median(self.past)
         return self._usual
 
-    def tenth(self, upper: bool) -> float:
-        """A tenth of the past's points lie beyond it."""
+    def tail(self, part: int, upper: bool) -> float:
+        """One of ``part`` of the past's points lie beyond it."""
         ordered = sorted(self.past)
-        place = len(ordered) // 10
+        place = len(ordered) // part
         return ordered[-1 - place] if upper else ordered[place]
 
     def deviation(self, value: float | None = None, least: float = 0.1) -> float:

@@ -28,7 +28,7 @@ JUDGED = ("gradient_norm", "update_ratio", "sigma", "effective_sigma", "stable_r
 SIGNALS = (
     *("d_loss", "g_loss", "real_logit", "fake_logit", "logit_gap", "ranking", "saturation"),
     *("real_logit_std", "fake_logit_std", "diversity", "feature_diversity", "neighbours", "coverage", "lipschitz"),
-    *("largest_real", "copies"),
+    *("largest_real", "copies", "g_step", "d_step"),
 )
 """scalars of a record that are remembered"""
 NAMED = {
@@ -171,13 +171,20 @@ def _number(value: float | None) -> float:
 
 
 def _remembered(values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """What rules look at, with each player's whole gradient."""
+    """What rules look at, with each player's whole gradient, and how far its layers move, their geometric mean."""
     kept = {key: value for key, value in values.items() if key[0] in (*SIGNALS, *JUDGED)}
     squares: dict[str, float] = {}
     for (signal, layer), value in values.items():
         if signal == "gradient_norm" and layer:
             player = layer.partition(".")[0]
             squares[player] = math.hypot(squares.get(player, 0.0), value)
+    for player in ("G", "D"):
+        moved = [
+            v for (signal, layer), v in values.items() if signal == "update_ratio" and layer.startswith(player + ".")
+        ]
+        if moved:
+            logs = math.fsum(math.log(max(one, 1e-30)) for one in moved)
+            kept[f"{player.lower()}_step", ""] = math.exp(logs / len(moved))
     return kept | {("gradient_total", player): value for player, value in squares.items()}
 
 

@@ -1,87 +1,48 @@
-"""Logs of trainings, ours and other people's, as records of the monitor: fields found by the names people give them."""
+"""Logs of trainings, ours and other people's, as records of the monitor: fields found by the words of their tags."""
 
 from __future__ import annotations
 
-import importlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ALIASES: dict[str, tuple[str, ...]] = {
-    "d_loss": (
-        *(
-            "loss_d",
-            "d_loss",
-            "dis_loss",
-            "disc_loss",
-            "discriminator_loss",
-            "loss_discriminator",
-            "loss_disc",
-            "err_d",
-        ),
-        *(
-            "critic_loss",
-            "loss_critic",
-            "d_loss_total",
-            "loss_d_total",
-            "total_d_loss",
-            "train_d_loss",
-            "lossd",
-            "errd",
-        ),
-        *("loss_discriminator_loss", "adv_d_loss", "l_d", "ld", "dloss"),
-    ),
-    "g_loss": (
-        *("loss_g", "g_loss", "gen_loss", "generator_loss", "loss_generator", "loss_gen", "err_g", "lossg", "errg"),
-        *(
-            "g_loss_total",
-            "loss_g_total",
-            "total_g_loss",
-            "train_g_loss",
-            "adv_g_loss",
-            "loss_generator_loss",
-            "l_g",
-            "lg",
-        ),
-        "gloss",
-    ),
-    "real_logit": (
-        *("real_logit", "real_logits", "logits_real", "logit_real", "d_real", "real_score", "scores_real", "dx", "d_x"),
-        *("real_scores", "loss_scores_real", "out_d_real", "d_out_real", "d_output_real", "d_real_logits"),
-    ),
-    "fake_logit": (
-        *(
-            "fake_logit",
-            "fake_logits",
-            "logits_fake",
-            "logit_fake",
-            "d_fake",
-            "fake_score",
-            "scores_fake",
-            "dgz",
-            "d_gz",
-        ),
-        *("fake_scores", "loss_scores_fake", "out_d_fake", "d_out_fake", "d_output_fake", "d_g_z", "d_fake_logits"),
-    ),
-}
-"""names by which fields go elsewhere, in lower case with underscores; the last part of a longer one counts too"""
+from poise.monitor.log_files import Row, flattened, logs_in
+
 PLAYERS = {
-    "g": "G",
-    "gen": "G",
-    "generator": "G",
-    "d": "D",
-    "dis": "D",
-    "disc": "D",
-    "discriminator": "D",
-    "critic": "D",
+    **dict.fromkeys(("g", "gen", "generator"), "G"),
+    **dict.fromkeys(("d", "dis", "disc", "discriminator", "critic"), "D"),
 }
+LOSS = {"loss", "losses", "err", "error", "l"}
+LOGIT = {"logit", "logits", "score", "scores", "out", "output", "outputs", "pred"}
+SIDES = {"real": "real", "fake": "fake", "x": "real", "z": "fake"}
+NEUTRAL = {
+    *("train", "training", "trainer", "total", "step", "epoch", "iter", "mean", "avg", "average", "running", "metrics"),
+    *("gan", "adv", "adversarial", "net", "model", "main", "log", "scalars"),
+}
+"""words that may stand beside those that say what a tag is; any other word makes it something else"""
+JOINED = {
+    **{word: (word[0], word[1:]) for word in ("dloss", "gloss", "dx", "dreal", "dfake")},
+    **{word: (word[:-1], word[-1]) for word in ("lossd", "lossg", "errd", "errg", "ld", "lg")},
+    "dgz": ("d", "g", "z"),
+}
+HALVES = ("d_loss_real", "d_loss_fake")
+"""of a discriminator's loss that is logged in two; their sum is d_loss where no other is"""
 GRADIENTS = re.compile(r"grad(?:ient)?s?_?norms?[/_.]?(.*)|(.*?)[/_.]?grad(?:ient)?s?_?norms?", re.IGNORECASE)
 
 
-def read_log(path: Path, names: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """Records by rising step from a run folder, a ``metrics.jsonl``, or TensorBoard events.
+@dataclass(frozen=True)
+class Log:
+    """A log as records of the monitor, by rising step, and of each field the tag that it went by."""
+
+    records: list[dict[str, Any]]
+    tags: dict[str, str]
+
+
+def read_log(path: Path, names: Mapping[str, str] | None = None) -> Log:
+    """A run folder, a ``metrics.jsonl``, or TensorBoard events.
 
     Args:
         path: a file ending in ``.jsonl`` or ``.json``, an event file, or a folder that holds either, at any depth.
@@ -91,14 +52,24 @@ def read_log(path: Path, names: Mapping[str, str] | None = None) -> list[dict[st
         FileNotFoundError: nothing to read there.
         ValueError: nothing in it could be recognised, or a field is named that it lacks.
     """
-    rows = _rows(Path(path))
+    complaint: ValueError | None = None
+    for rows in logs_in(Path(path)):
+        try:
+            return _read(Path(path), rows, names or {})
+        except ValueError as error:  # of several logs in a folder another may do
+            complaint = complaint or error
+    assert complaint is not None
+    raise complaint
+
+
+def _read(path: Path, rows: list[Row], names: Mapping[str, str]) -> Log:
     is_ours = any("verdict" in row for row in rows)
-    tags = dict.fromkeys(tag for row in rows for tag in row)
-    for field, tag in (names or {}).items():
-        if tag not in tags and tag != "step":
-            shown = ", ".join(list(tags)[:12])
-            raise ValueError(f"{path} has no field {tag!r} to be read as {field}; it has: {shown}")
-    meaning = {tag: _meaning(tag, names or {}) for tag in tags}
+    rows = rows if is_ours else [flattened(row) for row in rows]
+    tags = Counter(tag for row in rows for tag in row if tag != "step" and _is_number(row[tag]))
+    for field, tag in names.items():
+        if tag not in tags:
+            raise ValueError(f"{path} has no field {tag!r} to be read as {field}; it has: {_shown(tags)}")
+    meaning = _meanings(tags, names)
     records: list[dict[str, Any]] = []
     for row in rows:
         record = _record(row, meaning, is_ours)
@@ -111,76 +82,54 @@ def read_log(path: Path, names: Mapping[str, str] | None = None) -> list[dict[st
         else:
             records.append(record)
     if not records:
-        shown = ", ".join(list(tags)[:12]) or "nothing"
-        raise ValueError(f"nothing to judge in {path}: it logs {shown}; say which field is which: --names d_loss=…")
-    return records
+        known = f"it logs {_shown(tags)}" if tags else "it logs no number"
+        raise ValueError(f"nothing to judge in {path}: {known}; say which field is which: --names d_loss=…")
+    return Log(records, {} if is_ours else {signal: tag for tag, (signal, layer) in meaning.items() if not layer})
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Flat or nested rows as they were logged, each with its ``step``."""
-    if path.is_file():
-        return _lines(path) if path.suffix in (".jsonl", ".json", ".ndjson") else _events(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is neither a file nor a folder")
-    for pattern in ("metrics.jsonl", "*.jsonl", "**/metrics.jsonl", "**/*.jsonl"):
-        found = sorted(path.glob(pattern))
-        if found:
-            return _lines(found[0])
-    events = sorted(path.rglob("*tfevents*"))
-    if not events:
-        raise FileNotFoundError(f"{path} holds neither a metrics.jsonl nor TensorBoard events")
-    merged: dict[int, dict[str, Any]] = {}
-    for folder in dict.fromkeys(event.parent for event in events):
-        for row in _events(folder):
-            merged.setdefault(row["step"], {}).update(row)
-    return [merged[step] for step in sorted(merged)]
+def _shown(tags: Iterable[str]) -> str:
+    tags = list(tags)
+    return ", ".join(tags[:12]) + (f" and {len(tags) - 12} more" if len(tags) > 12 else "")
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut short by a crash
-            continue
-        if not isinstance(row, dict) or isinstance(row.get("evaluation"), dict):
-            continue
-        step = next((row[key] for key in STEPS if isinstance(row.get(key), int | float)), number)
-        rows.append({**row, "step": int(step)})
-    return rows
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float | Mapping) and not isinstance(value, bool))
 
 
-STEPS = ("step", "global_step", "iteration", "iter", "it", "_step", "steps", "cur_nimg", "kimg", "epoch")
+def _meanings(tags: Mapping[str, int], names: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The (signal, layer) that tags stand for: of several for the same, such as by step and epoch, the most logged."""
+    found: dict[tuple[str, str], str] = {(field, ""): tag for field, tag in names.items()}
+    for tag in sorted(tags, key=tags.__getitem__, reverse=True):
+        meaning = _meaning(tag) if tag not in names.values() else None
+        if meaning is not None:
+            found.setdefault(meaning, tag)
+    if any({"g", "gan"} == set(_words(tag)) for tag in tags):  # pix2pix's names, by which D_real is a loss as well
+        of_sides = {"real_logit": "d_loss_real", "fake_logit": "d_loss_fake"}
+        found = {
+            (signal if LOGIT & {*_words(tag)} else of_sides.get(signal, signal), layer): tag
+            for (signal, layer), tag in found.items()
+        }
+    if ("d_loss", "") in found:
+        found = {meaning: tag for meaning, tag in found.items() if meaning[0] not in HALVES}
+    return {tag: meaning for meaning, tag in found.items()}
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
-    try:
-        room = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
-    except ImportError:
-        raise ValueError(f"{path} holds TensorBoard events; to read them: pip install tensorboard") from None
-    accumulator = room.EventAccumulator(str(path), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    rows: dict[int, dict[str, Any]] = {}
-    for tag in accumulator.Tags()["scalars"]:
-        for event in accumulator.Scalars(tag):
-            rows.setdefault(event.step, {"step": event.step})[tag] = event.value
-    return [rows[step] for step in sorted(rows)]
-
-
-def _meaning(tag: str, names: Mapping[str, str]) -> tuple[str, str] | None:
-    """The (signal, layer) that a tag stands for; None for what no rule knows."""
-    for field, given in names.items():
-        if given == tag:
-            return field, ""
-    from_ours = re.fullmatch(
-        r"(gradient_norm|sigma|effective_sigma|stable_rank|hidden_variance|update_ratio)/([GD]\..+)", tag
-    )
+def _meaning(tag: str) -> tuple[str, str] | None:
+    """The (signal, layer) that a tag stands for by its words; None for what no rule knows."""
+    ours = r"(gradient_norm|sigma|effective_sigma|stable_rank|hidden_variance|update_ratio)/([GD]\..+)"
+    from_ours = re.fullmatch(ours, tag)
     if from_ours:
         return from_ours[1], from_ours[2]
-    plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", tag).lower()).strip("_")
-    for field, known in ALIASES.items():
-        if field not in names and (plain in known or any(plain.endswith(f"_{one}") for one in known if len(one) > 4)):
-            return field, ""
+    words = _words(tag)
+    players, sides = [PLAYERS[word] for word in words if word in PLAYERS], {SIDES[w] for w in words if w in SIDES}
+    known = all(word in (*PLAYERS, *LOSS, *LOGIT, *SIDES, *NEUTRAL) for word in words)
+    is_loss, is_logit = not LOSS.isdisjoint(words), not LOGIT.isdisjoint(words)
+    if known and len(sides) == 1 and (is_logit or ("D" in players and not is_loss)):
+        return f"{sides.pop()}_logit", ""
+    if known and (is_loss or "gan" in words) and not is_logit and len(set(players)) == 1:
+        if not sides:
+            return f"{players[0].lower()}_loss", ""
+        return (f"d_loss_{sides.pop()}", "") if players[0] == "D" and len(sides) == 1 else None
     gradient = GRADIENTS.fullmatch(tag)
     if gradient:
         rest = [part for part in re.split(r"[/_.]+", gradient[1] or gradient[2] or "") if part]
@@ -190,9 +139,13 @@ def _meaning(tag: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     return None
 
 
-def _record(
-    row: Mapping[str, Any], meaning: Mapping[str, tuple[str, str] | None], is_ours: bool
-) -> dict[str, Any] | None:
+def _words(tag: str) -> Sequence[str]:
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", tag).lower()
+    words = [word for word in re.split(r"[^a-z0-9]+", apart) if word]
+    return [part for word in words for part in JOINED.get(word, (word,))]
+
+
+def _record(row: Mapping[str, Any], meaning: Mapping[str, tuple[str, str]], is_ours: bool) -> dict[str, Any] | None:
     """A row as ``Monitor.observe`` would have returned it; None where it holds nothing that is known.
 
     Null is how a run of ours writes what is not finite; elsewhere it is what was not logged.
@@ -209,6 +162,9 @@ def _record(
             record.setdefault(signal, {})[layer] = float(value)
         else:
             record[signal] = float(value)
+    halves = [record.pop(half) for half in HALVES if half in record]
+    if len(halves) == len(HALVES):
+        record["d_loss"] = sum(halves)
     return {"step": row["step"], **record} if record else None
 
 

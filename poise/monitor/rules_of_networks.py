@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from poise.monitor.history import History, ratio
+import statistics
+
+from poise.monitor.history import WINDOW, History, ratio
 from poise.monitor.rules_of_play import has_won
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import Finding, finding, worst
@@ -77,7 +79,27 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
             found.append(
                 finding("exploding-gradients", "update_ratio", steps[-1][1], growth, limits.update_growth, said)
             )
+    drift = _drift_of_steps(history, limits)
+    if drift >= limits.update_drift:
+        said = f"the weights of both players have long moved {drift:.1f}× as far a step as before (limit {{}}×)"
+        found.append(finding("exploding-gradients", "update_ratio", "", drift, limits.update_drift, said))
     return worst(found)
+
+
+def _drift_of_steps(history: History, limits: Thresholds) -> float:
+    """By how much the steps of both players have grown, the smaller growth; 0 where they have grown since the start.
+
+    That is a warm-up of the rates; of one player alone it is a loss that has come to matter.
+    """
+    growths = []
+    for signal in ("g_step", "d_step"):
+        series, window = history.get(signal, past=limits.learning), history.windows.get(signal, [])
+        if series is None or len(window) < WINDOW:
+            return 0.0
+        growth = ratio(statistics.median(window[-WINDOW // 2 :]), series.usual())
+        rose = (series.start or 0.0) < series.usual() / limits.update_drift
+        growths.append(0.0 if rose else growth)
+    return min(growths)
 
 
 def vanishing_gradients(history: History, limits: Thresholds) -> Finding | None:

@@ -138,6 +138,14 @@ def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
         if share <= limits.diversity_drift and drifting.deviation(middle, 0.02) <= -limits.drift_deviations:
             said = f"the distance between fakes has long been {share:.2g} of its past (limit {{}})"
             found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_drift, said))
+    covering, nearest = history.get("coverage", past=limits.learning), history.windows.get("coverage", ())
+    if drifting is not None and covering is not None and len(window) == len(nearest) == WINDOW:
+        share = ratio(statistics.median(window[-WINDOW // 2 :]), drifting.usual())
+        growth = ratio(statistics.median(nearest[-WINDOW // 2 :]), covering.tail(4, upper=False))
+        if share <= limits.diversity_thinned and growth >= limits.coverage_thinned:
+            apart = f"fakes are {share:.2g} as far apart as in the past"
+            said = f"{apart}, and real samples {growth:.1f}× as far from them as they have been (limit {{}}×)"
+            found.append(finding("mode-collapse", "coverage", "", growth, limits.coverage_thinned, said))
     coverage = history.get("coverage", past=limits.warm_up)
     if coverage is not None:
         growth = ratio(coverage.now, coverage.usual())
@@ -199,10 +207,10 @@ def _far_off(history: History, limits: Thresholds) -> Finding | None:
         series = history.get(signal, past=limits.learning)
         if series is None:
             continue
-        if signal == "coverage" and min(series.now, series.tenth(upper=False)) >= limit:
+        if signal == "coverage" and min(series.now, series.tail(10, upper=False)) >= limit:
             said = f"real samples lie {series.now:.3g}× as far from a fake as from each other (limit {{}}×), as before"
             return finding("mode-collapse", signal, "", series.now, limit, said)
-        if signal == "diversity" and max(series.now, series.tenth(upper=True)) <= limit:
+        if signal == "diversity" and max(series.now, series.tail(10, upper=True)) <= limit:
             said = f"fakes are {series.now:.2g} as far apart as real samples (limit {{}}), as before"
             return finding("mode-collapse", signal, "", series.now, limit, said)
     return None

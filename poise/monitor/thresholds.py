@@ -30,6 +30,8 @@ class Thresholds:
     """gradient norm of a player that no past excuses"""
     update_growth: float = 3.0
     """times the past's step of the weights, ‖ΔW‖/‖W‖, in half of a player's layers: exploding"""
+    update_drift: float = 1.5
+    """times the past's step of both players at once, in the median of the last 12 observations: exploding slowly"""
     gradient_decay: float = 0.02
     """of the past's gradient norm: vanishing"""
     gradient_smallest: float = 1e-7
@@ -72,6 +74,10 @@ class Thresholds:
     """of the past's, in the median of the last 24 observations: they are being lost slowly"""
     drift_deviations: float = 1.5
     """robust standard deviations (of single observations, at least 2%) by which that median has to leave its past"""
+    diversity_thinned: float = 0.93
+    """of the past's, in the median of the last 12 observations: modes are being lost, if coverage agrees"""
+    coverage_thinned: float = 1.3
+    """times the coverage that a quarter of the past was better than, in the same median, for it to agree"""
     neighbours: float = 0.1
     """distance from a fake to its nearest fake, over the same of real samples, below which G repeats itself"""
     coverage_growth: float = 4.0

@@ -64,6 +64,12 @@ def _all(signal: str, factor: float) -> Callable[[Record, int], None]:
     return apply
 
 
+def _steps_grow(record: Record, since: int) -> None:
+    """To less than three times as far, which a single look does not tell from chance."""
+    for layer in record["update_ratio"]:
+        record["update_ratio"][layer] *= min(2.2, 1.03**since)
+
+
 def _together(record: Record, since: int) -> None:
     swing = 15 * math.sin(2 * math.pi * since / 10)
     record["real_logit"], record["fake_logit"] = record["real_logit"] + swing, record["fake_logit"] + swing
@@ -90,6 +96,7 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
     "gradients thirtyfold": ("exploding-gradients", _all("gradient_norm", 30)),
     "gradients beyond all": ("exploding-gradients", _all("gradient_norm", 1e6)),
     "the weights of both take great steps": ("exploding-gradients", _all("update_ratio", 10)),
+    "the weights of both take ever longer steps": ("exploding-gradients", _steps_grow),
     "no gradient": ("vanishing-gradients", _all("gradient_norm", 0.0)),
     "a layer without gradient": ("vanishing-gradients", _layer("gradient_norm", "G.linear", lambda *_: 1e-4)),
     "a layer that gives the same to all": (
@@ -116,6 +123,12 @@ PATTERNS: dict[str, tuple[str, Callable[[Record, int], None]]] = {
     ),
     "fakes become alike": ("mode-collapse", _scalar(diversity=lambda d, since: d * 0.9**since)),
     "fakes become alike slowly": ("mode-collapse", _scalar(diversity=lambda d, since: d * max(0.85, 0.99**since))),
+    "fakes become alike, and real samples are left behind, a little": (
+        "mode-collapse",
+        _scalar(
+            diversity=lambda d, since: d * max(0.9, 0.99**since), coverage=lambda c, since: c * min(1.7, 1.03**since)
+        ),
+    ),
     "the data repeat themselves": ("mode-collapse", _scalar(copies=lambda *_: 0.3)),
     "G repeats itself": ("mode-collapse", _scalar(neighbours=lambda *_: 0.01)),
     "real samples without fakes near": ("mode-collapse", _scalar(coverage=lambda c, since: c * 1.1**since)),

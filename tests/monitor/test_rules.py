@@ -141,6 +141,37 @@ def test_a_slow_drift_of_some_percent_is_none(share: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "verdicts"),
+    [
+        ({"diversity": 0.91}, set()),
+        ({"coverage": 1.45}, set()),
+        ({"diversity": 0.91, "coverage": 1.45}, {"mode-collapse"}),
+        ({"G": 2.2}, set()),
+        ({"D": 2.2}, set()),
+        ({"D": 2.2, "G": 2.2}, {"exploding-gradients"}),
+    ],
+)
+def test_a_small_drift_counts_where_two_signs_agree(changes: dict[str, float], verdicts: set[str]) -> None:
+    """Fakes alike and far; both players' steps. Either alone, by as much, is what trainings do."""
+    records = healthy()
+    for record in records[ONSET:]:
+        for name, factor in changes.items():
+            if name in record:
+                record[name] *= factor
+            for layer in record["update_ratio"]:
+                record["update_ratio"][layer] *= factor if layer.startswith(name + ".") else 1
+    assert set(failures(judged(records))) == verdicts
+
+
+def test_a_warm_up_of_the_rates_is_no_explosion() -> None:
+    records = healthy()
+    for place, record in enumerate(records):
+        for layer in record["update_ratio"]:
+            record["update_ratio"][layer] *= (place + 1) / len(records)
+    assert failures(judged(records)) == []
+
+
+@pytest.mark.parametrize(
     ("signs", "cause"),
     [
         ({"update_ratio": 10.0, "stable_rank": 0.1}, "exploding-gradients"),
