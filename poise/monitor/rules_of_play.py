@@ -160,12 +160,12 @@ def oscillating(history: History, limits: Thresholds) -> Finding | None:
     found = []
     ranking, ranked = history.get("ranking", past=WINDOW), history.windows.get("ranking", [])
     if ranking is not None and len(ranked) == WINDOW:
-        smooth = [statistics.median(three) for three in zip(ranked, ranked[1:], ranked[2:], strict=False)]
-        lowest = itertools.accumulate(smooth, min)
-        rise = max(now - low for now, low in zip(smooth, lowest, strict=True))
-        if rise >= limits.ranking_swing:
-            said = f"the probability of a right ranking rose by {rise:.2g} (limit {{}}): D was wrong, and is sure again"
-            found.append(finding("oscillating", "ranking", "", rise, limits.ranking_swing, said))
+        swing = _fall_and_rise(
+            [statistics.median(three) for three in zip(ranked, ranked[1:], ranked[2:], strict=False)]
+        )
+        if swing >= limits.ranking_swing:
+            said = f"the probability of a right ranking fell and rose by {swing:.2g} (limit {{}}): D was wrong, and is sure again"
+            found.append(finding("oscillating", "ranking", "", swing, limits.ranking_swing, said))
     for signal, swing in history.layers("swing", limits.warm_up):
         growth = ratio(swing.now, swing.usual())
         if growth >= limits.swing_growth and _swings(detrended(history.windows[signal]), limits):
@@ -234,6 +234,16 @@ def _gap_in_spreads(history: History) -> float:
 
 def _of(history: History, *signals: str) -> list[Series]:
     return [found for found in map(history.get, signals) if found is not None]
+
+
+def _fall_and_rise(values: Sequence[float]) -> float:
+    """The deepest valley between two of the values: how far from the lower one of its sides to its bottom.
+
+    A rise alone is a D that learns, or finds what tells all fakes.
+    """
+    left = list(itertools.accumulate(values, max))
+    right = list(itertools.accumulate(reversed(values), max))[::-1]
+    return max(min(high, other) - low for high, low, other in zip(left, values, right, strict=True))
 
 
 def _swings(values: Sequence[float], limits: Thresholds) -> bool:

@@ -30,7 +30,7 @@ class Thresholds:
     """gradient norm of a player that no past excuses"""
     update_growth: float = 3.0
     """times the past's step of the weights, ‖ΔW‖/‖W‖, in half of a player's layers: exploding"""
-    update_drift: float = 1.5
+    update_drift: float = 1.75
     """times the past's step of both players at once, in the median of the last 12 observations: exploding slowly"""
     gradient_decay: float = 0.02
     """of the past's gradient norm: vanishing"""
@@ -48,7 +48,7 @@ class Thresholds:
     """share of samples whose sigmoid is within 1% of its end, from which a separating D leaves G no gradient"""
     gap_growth: float = 4.0
     """times the past's gap between mean logits, from which a separating D runs away"""
-    gap_in_spreads: float = 3.0
+    gap_in_spreads: float = 4.5
     """gap between mean logits over their standard deviation (d′), from which a separating D is too sure"""
     gap_largest: float = 10.0
     """gap between mean logits, where their spread is not known, beyond which D overpowers"""
@@ -109,7 +109,7 @@ class Thresholds:
     swing_of_both: float = 5.0
     """times the gap between mean logits by which both swing together, and at least 1: the equilibrium is circled"""
     ranking_swing: float = 0.5
-    """rise of the probability of a right ranking within 24 observations: D was led around, and has caught up"""
+    """fall of the probability of a right ranking, and rise after it, within 24 observations: D is led around"""
     swings: int = 4
     """times that the signal crosses from one side to the other"""
 

@@ -48,6 +48,16 @@ def test_each_pattern_is_named_rightly_and_soon(name: str) -> None:
         assert 0.5 <= alarm.confidence <= 1
 
 
+@pytest.mark.parametrize(("lowest", "verdicts"), [(0.85, []), (0.6, []), (0.3, ["oscillating"])])
+def test_a_ranking_has_to_fall_before_it_rises_to_be_led_around(lowest: float, verdicts: list[str]) -> None:
+    """A D that was at 0.35 and learns to tell fakes does not oscillate; it does if it then falls and rises again."""
+    records = healthy()
+    for since, record in enumerate(records):
+        fallen = 70 <= since < 78
+        record["ranking"] = 0.35 if since < 50 else lowest if fallen else 0.93
+    assert failures(judged(records)) == verdicts
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_loss_and_its_gradients_may_be_of_any_scale(scale: float) -> None:
     def scaled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
