@@ -160,12 +160,13 @@ def oscillating(history: History, limits: Thresholds) -> Finding | None:
     found = []
     ranking, ranked = history.get("ranking", past=WINDOW), history.windows.get("ranking", [])
     if ranking is not None and len(ranked) == WINDOW:
-        swing = _fall_and_rise(
+        depth = _fall_and_rise(
             [statistics.median(three) for three in zip(ranked, ranked[1:], ranked[2:], strict=False)]
         )
-        if swing >= limits.ranking_swing:
-            said = f"the probability of a right ranking fell and rose by {swing:.2g} (limit {{}}): D was wrong, and is sure again"
-            found.append(finding("oscillating", "ranking", "", swing, limits.ranking_swing, said))
+        if depth >= limits.ranking_swing:
+            told = "the probability of a right ranking fell and rose"
+            said = f"{told} by {depth:.2g} (limit {{}}): D was wrong, and is sure again"
+            found.append(finding("oscillating", "ranking", "", depth, limits.ranking_swing, said))
     for signal, swing in history.layers("swing", limits.warm_up):
         growth = ratio(swing.now, swing.usual())
         if growth >= limits.swing_growth and _swings(detrended(history.windows[signal]), limits):
