@@ -12,21 +12,12 @@ import pytest
 
 import poise
 
+BASEMENT = (
+    *("registry", "cache", "noise", "replicas", "spectra", "norms", "layers", "losses", "penalties", "augmentation"),
+    *("sampling", "models"),
+)
 ROOMS = (
-    *(
-        "registry",
-        "cache",
-        "noise",
-        "replicas",
-        "spectra",
-        "norms",
-        "layers",
-        "losses",
-        "penalties",
-        "augmentation",
-        "sampling",
-    ),
-    "models",
+    *BASEMENT,
     *("convert", "data", "metrics", "monitor"),
     *("training", "report", "api", "studies", "cli"),
 )
@@ -43,22 +34,7 @@ ONLY = {  # rooms that may import less of the house than lies below them
     "monitor": {"noise", "norms", "spectra"},
     "report": set(),
 }
-TORCH_ONLY = (
-    *(
-        "registry",
-        "cache",
-        "noise",
-        "replicas",
-        "spectra",
-        "norms",
-        "layers",
-        "losses",
-        "penalties",
-        "augmentation",
-        "monitor",
-    ),
-    *("sampling", "models"),
-)
+TORCH_ONLY = (*BASEMENT, "monitor")
 
 
 def room_of(path: Path) -> str:
