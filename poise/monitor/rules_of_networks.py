@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-
-from poise.monitor.history import WINDOW, History, ratio
+from poise.monitor.history import History, ratio
 from poise.monitor.rules_of_play import has_won
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import Finding, finding, worst
@@ -81,7 +79,7 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
             )
     drift = _drift_of_steps(history, limits)
     if drift >= limits.update_drift:
-        said = f"the weights of both players have long moved {drift:.1f}× as far a step as before (limit {{}}×)"
+        said = f"the weights of both players move {drift:.1f}× as far a step as before (limit {{}}×)"
         found.append(finding("exploding-gradients", "update_ratio", "", drift, limits.update_drift, said))
     return worst(found)
 
@@ -93,12 +91,11 @@ def _drift_of_steps(history: History, limits: Thresholds) -> float:
     """
     growths = []
     for signal in ("g_step", "d_step"):
-        series, window = history.get(signal, past=limits.learning), history.windows.get(signal, [])
-        if series is None or len(window) < WINDOW:
+        series = history.get(signal, past=limits.learning)
+        if series is None or (series.start or 0.0) < series.usual() / limits.update_drift:
             return 0.0
-        growth = ratio(statistics.median(window[-WINDOW // 2 :]), series.usual())
-        rose = (series.start or 0.0) < series.usual() / limits.update_drift
-        growths.append(0.0 if rose else growth)
+        left = series.deviation(least=0.05) >= limits.update_drift_deviations
+        growths.append(ratio(series.now, series.usual()) if left else 0.0)
     return min(growths)
 
 

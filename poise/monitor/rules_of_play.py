@@ -35,10 +35,12 @@ def discriminator_overpowers(history: History, limits: Thresholds) -> Finding | 
         if growth >= limits.gap_growth:
             said = f"{told}, and the gap of the mean logits is {growth:.1f}× its past (limit {{}}×)"
             return finding("discriminator-overpowers", "logit_gap", "", growth, limits.gap_growth, said)
-        spreads = _gap_in_spreads(history)
-        if spreads >= limits.gap_in_spreads and len(ranking.past) >= limits.warm_up:
-            said = f"{told}, and the mean logits lie {spreads:.1f} of their standard deviations apart (limit {{}})"
-            return finding("discriminator-overpowers", "logit_gap", "", spreads, limits.gap_in_spreads, said)
+        if gap is not None and len(gap.past) >= limits.warm_up:
+            spreads, has_grown = _gap_in_spreads(history), gap.deviation() >= limits.gap_deviations
+            limit = limits.gap_in_spreads_grown if has_grown else limits.gap_in_spreads
+            if spreads >= limit:
+                said = f"{told}, and the mean logits lie {spreads:.1f} of their standard deviations apart (limit {{}})"
+                return finding("discriminator-overpowers", "logit_gap", "", spreads, limit, said)
         return None
     if gap is not None and gap.now >= limits.gap_largest and growth >= limits.gap_growth:
         said = f"the gap of the mean logits is {gap.now:.3g}, {growth:.1f}× its past (limit {{}}×)"

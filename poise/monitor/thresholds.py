@@ -30,8 +30,10 @@ class Thresholds:
     """gradient norm of a player that no past excuses"""
     update_growth: float = 3.0
     """times the past's step of the weights, ‖ΔW‖/‖W‖, in half of a player's layers: exploding"""
-    update_drift: float = 1.75
-    """times the past's step of both players at once, in the median of the last 12 observations: exploding slowly"""
+    update_drift: float = 1.5
+    """times the past's step of both players at once: exploding slowly"""
+    update_drift_deviations: float = 1.0
+    """robust standard deviations (at least 5%) by which both have to leave their past"""
     gradient_decay: float = 0.02
     """of the past's gradient norm: vanishing"""
     gradient_smallest: float = 1e-7
@@ -48,8 +50,12 @@ class Thresholds:
     """share of samples whose sigmoid is within 1% of its end, from which a separating D leaves G no gradient"""
     gap_growth: float = 4.0
     """times the past's gap between mean logits, from which a separating D runs away"""
-    gap_in_spreads: float = 4.5
+    gap_in_spreads: float = 10.0
     """gap between mean logits over their standard deviation (d′), from which a separating D is too sure"""
+    gap_in_spreads_grown: float = 5.0
+    """the same, where the gap has left its past by ``gap_deviations`` as well"""
+    gap_deviations: float = 3.5
+    """robust standard deviations by which it has to"""
     gap_largest: float = 10.0
     """gap between mean logits, where their spread is not known, beyond which D overpowers"""
     d_loss_smallest: float = 0.01

@@ -58,6 +58,20 @@ def test_a_ranking_has_to_fall_before_it_rises_to_be_led_around(lowest: float, v
     assert failures(judged(records)) == verdicts
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "verdicts"),
+    [(7.0, 7.0, []), (2.5, 7.0, ["discriminator-overpowers"]), (11.0, 11.0, ["discriminator-overpowers"])],
+)
+def test_a_gap_of_many_spreads_counts_where_it_is_new(before: float, after: float, verdicts: list[str]) -> None:
+    """A D that tells 99.9% of pairs, and always did, may go on well: stacked digits are learnt so under bssn."""
+    records = healthy()
+    for place, record in enumerate(records):
+        spread = math.hypot(record["real_logit_std"], record["fake_logit_std"]) / math.sqrt(2)
+        record["logit_gap"] = spread * (before if place < ONSET else after)
+        record["ranking"] = 0.999
+    assert failures(judged(records)) == verdicts
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_loss_and_its_gradients_may_be_of_any_scale(scale: float) -> None:
     def scaled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
