@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: SplitMix64's step between counters
 _MASK64 = (1 << 64) - 1
 _CHUNK = 1 << 22  # values hashed at once by digest: bounds memory
+_AHEAD = 1 << 17  # numbers that Ahead draws at once
 
 
 def _signed(value: int) -> int:
@@ -111,6 +113,39 @@ def truncated_normal(seed: int, stream: str, positions: Tensor, width: int, thre
     if limit.double() > threshold:  # rounded up
         limit = torch.nextafter(limit, torch.zeros(()))
     return torch.where(drawn.abs() <= threshold, drawn, again).float().clamp_(-limit, limit)
+
+
+class Ahead:
+    """A draw by position, made for many positions at once and kept for the batches that follow: few cost as much.
+
+    Args:
+        draw: ``normal`` and the like: (seed, stream, positions int64 (n,), width) ↦ (n, width).
+        seed, stream, width: what it is given.
+    """
+
+    def __init__(self, draw: Callable[[int, str, Tensor, int], Tensor], seed: int, stream: str, width: int) -> None:
+        self.draw, self.seed, self.stream, self.width = draw, seed, stream, width
+        self.rows = max(1, _AHEAD // max(1, width))
+        self._blocks: dict[int, Tensor] = {}
+
+    def __call__(self, start: int, size: int) -> Tensor:
+        """Rows of positions ``start`` to ``start + size``; not to be written to, others may be given the same."""
+        if size == 0 or size >= self.rows:
+            return self._drawn(start, size)
+        first, last = start // self.rows, (start + size - 1) // self.rows
+        found = [self._block(block)[max(0, start - block * self.rows) :] for block in range(first, last + 1)]
+        return found[0][:size] if len(found) == 1 else torch.cat(found)[:size]
+
+    def _block(self, block: int) -> Tensor:
+        found = self._blocks.get(block)
+        if found is None:
+            found = self._drawn(block * self.rows, self.rows)
+            kept = list(self._blocks.items())[-1:]  # a batch may lie across the end of one
+            self._blocks = dict([*kept, (block, found)])
+        return found
+
+    def _drawn(self, start: int, size: int) -> Tensor:
+        return self.draw(self.seed, self.stream, torch.arange(start, start + size), self.width)
 
 
 def digest(x: Tensor) -> Tensor:

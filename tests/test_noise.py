@@ -1,6 +1,7 @@
 """Random numbers as a function of (seed, stream, position): against plain integers, and by their distributions."""
 
 import functools
+import pickle
 import zlib
 
 import pytest
@@ -141,3 +142,16 @@ def test_uniform_doubles_are_uniform_and_as_fine_as_they_can_be():
 def test_uniform_doubles_stay_inside_the_open_interval(monkeypatch, top):
     monkeypatch.setattr(noise, "bits", lambda *_: torch.tensor([[noise._signed(top << 12 | 0xFFF)]]))
     assert 0 < noise.uniform(0, "latent", torch.tensor([0]), 1, torch.float64).item() < 1
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@given(data=st.data())
+@settings(deadline=None, max_examples=25)
+def test_what_is_drawn_ahead_is_what_is_drawn(draw, data):
+    width = data.draw(st.sampled_from([1, 7, 1 << 15, (1 << 16) + 1]))
+    ahead = pickle.loads(pickle.dumps(noise.Ahead(draw, 3, "latent", width)))
+    rows = max(1, (1 << 17) // width)
+    for _ in range(3):  # in any order, across the ends of what is drawn at once, and more than that
+        start = data.draw(st.integers(0, 3)) * rows + data.draw(st.integers(0, 3))
+        size = min(data.draw(st.integers(0, 3)) + data.draw(st.booleans()) * rows, 1 + (1 << 18) // width)
+        assert torch.equal(ahead(start, size), draw(3, "latent", torch.arange(start, start + size), width))

@@ -66,13 +66,13 @@ class StackedDigits:
         if labels not in ("all", "first"):
             raise ValueError(f"labels is {labels!r}; stacked digits have 'all', of 1000, and 'first', of 10")
         self.planes, self.plane_labels = digits(split, resolution)
-        self.split, self.resolution, self.seed = split, resolution, seed
+        self.split, self.resolution = split, resolution
         self.num_classes = 1000 if labels == "all" else 10
+        self._chosen = noise.Ahead(functools.partial(noise.integers, high=len(self.planes)), seed, f"digits-{split}", 3)
 
     def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
         """Images number ``start`` to ``start + size``: uint8 (size, 3, H, W) channels-last, int64 labels (size,)."""
-        positions = torch.arange(start, start + size)
-        drawn = noise.integers(self.seed, f"digits-{self.split}", positions, 3, len(self.planes))
+        drawn = self._chosen(start, size)
         stacked = self.planes[drawn].contiguous(memory_format=torch.channels_last)
         spelled = self.plane_labels[drawn]
         if self.num_classes == 10:

@@ -25,7 +25,7 @@ from poise import noise
 from poise.data.order import Order
 from poise.data.pictures import Pixels
 from poise.data.reading import BrokenImage
-from poise.data.stored import FEW, LARGEST, Draws, mirrored, squares
+from poise.data.stored import FEW, LARGEST, mirrored, squares
 
 READERS = 2  # at once: a generator's update may ask for other images than the discriminator's
 STANDING_IN = 100  # records tried in a broken one's place
@@ -72,8 +72,8 @@ class Series:
         self.shards, self.read, self.decode, self.name = shards, read, decode, name
         self.resolution, self.num_classes, self.length = resolution, num_classes, length
         self.buffer, self.seed, self.on_error = buffer, seed, on_error
-        self.flip = Draws(seed, "flip", 1) if flip else None
-        self.corners = Draws(seed, "crop", 2) if crop_at == "random" else None
+        self.flip = noise.Ahead(noise.bits, seed, "flip", 1) if flip else None
+        self.corners = noise.Ahead(noise.bits, seed, "crop", 2) if crop_at == "random" else None
         self.broken: set[str] = set()
         self._counting = threading.Lock()
         self._readers: list[Reader] = []  # the one used last comes last

@@ -16,7 +16,6 @@ from poise.data.order import BalancedOrder, Order
 
 CROP_AT = ("centre", "random")
 LARGEST = 2**63 - 1
-BLOCK = 2**14  # places whose draws are made at once
 FEW = 1000
 """images below which a discriminator learns them by heart in no time (Zhao et al. 2020, arXiv 2006.10738)"""
 
@@ -175,8 +174,8 @@ class StoredImages:
         if balanced and not num_classes:
             raise ValueError("balanced sampling needs classes; this data set has none")
         self.store, self.labels, self.num_classes, self.resolution = store, labels, num_classes, resolution
-        self.flip = Draws(seed, "flip", 1) if flip else None
-        self.corners = Draws(seed, "crop", 2) if crop_at == "random" else None
+        self.flip = noise.Ahead(noise.bits, seed, "flip", 1) if flip else None
+        self.corners = noise.Ahead(noise.bits, seed, "crop", 2) if crop_at == "random" else None
         self.cut = store.cut if isinstance(store, Cuttable) else None
         if self.corners is not None and self.cut is None:
             raise ValueError("crop_at is 'random', but the store holds squares that are cut already; use 'centre'")
@@ -197,26 +196,6 @@ class StoredImages:
         if self.flip is not None:
             pixels = mirrored(pixels, self.flip(start, size)[:, 0] < 0)
         return pixels.permute(0, 3, 1, 2), self.labels[self.store.shown(records)]
-
-
-class Draws:
-    """64 random bits by place: int64 (size, width); found for many places at once, since few cost as much."""
-
-    def __init__(self, seed: int, stream: str, width: int) -> None:
-        self.seed, self.stream, self.width = seed, stream, width
-        self._blocks: dict[int, Tensor] = {}
-
-    def __call__(self, start: int, size: int) -> Tensor:
-        """Of places ``start`` to ``start + size``."""
-        first, last = start // BLOCK, (start + size - 1) // BLOCK
-        for block in range(first, last + 1):
-            if block not in self._blocks:
-                while len(self._blocks) >= max(2, last - first + 1):
-                    del self._blocks[next(iter(self._blocks))]
-                places = torch.arange(block * BLOCK, (block + 1) * BLOCK)
-                self._blocks[block] = noise.bits(self.seed, self.stream, places, self.width)
-        found = torch.cat([self._blocks[block] for block in range(first, last + 1)])
-        return found[start - first * BLOCK :][:size]
 
 
 def mirrored(pixels: Tensor, chosen: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,16 +68,15 @@ class Points:
     resolution = 0
 
     def __init__(self, mixture: Mixture, seed: int = 0, stream: str = "points") -> None:
-        self.mixture, self.seed, self.stream = mixture, seed, stream
+        self.mixture, self.stream = mixture, stream
         self.num_classes = len(mixture.centres)
+        self._modes = noise.Ahead(partial(noise.integers, high=self.num_classes), seed, f"{stream}-mode", 1)
+        self._around = noise.Ahead(noise.normal, seed, stream, 2)
 
     def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
         """Points number ``start`` to ``start + size``: float32 (size, 2) and int64 labels (size,)."""
-        positions = torch.arange(start, start + size)
-        modes = noise.integers(self.seed, f"{self.stream}-mode", positions, 1, self.num_classes)[:, 0]
-        return self.mixture.centres[modes] + self.mixture.std * noise.normal(
-            self.seed, self.stream, positions, 2
-        ), modes
+        modes = self._modes(start, size)[:, 0]
+        return self.mixture.centres[modes] + self.mixture.std * self._around(start, size), modes
 
 
 def ring2d(modes: int = 8, radius: float = 2.0, std: float = 0.02, seed: int = 0) -> Points:

@@ -63,10 +63,18 @@ class Players:
         # Batch norm in D would see real and fake mixed in one pass; such a D takes them one after the other.
         self.one_pass = not any(isinstance(m, _BatchNorm) for m in self.discriminator.modules())
         self.d_weights = list(self.discriminator.parameters())
+        self._ahead: dict[tuple[int, str], noise.Ahead] = {}
         self.has_classifier = getattr(self.discriminator, "conditioning", None) == "auxiliary"
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def latents(self, seed: int, first: int, size: int, stream: str) -> Tensor:
+        """Latents number ``first`` and on, on the CPU: ``sampling.latents``, many drawn at once."""
+        if (seed, stream) not in self._ahead:
+            width = int(self.generator.latent_dim)  # type: ignore[arg-type]
+            self._ahead[seed, stream] = noise.Ahead(self.latent, seed, stream, width)
+        return self._ahead[seed, stream](first, size)
 
     def shown(self, images: Tensor, u: Tensor | None) -> Tensor:
         """What D sees of images: themselves, or augmented by the numbers u, (n, 7)."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from poise import replicas
 from poise.augmentation import drawn
 from poise.data import Images
-from poise.sampling import labels, latents
+from poise.sampling import labels
 from poise.training.recipe import Recipe
 from poise.training.step import Players, discriminator_gradients, generator_gradients
 
@@ -53,7 +53,7 @@ def drawn_real(players: Players, data: Images, first: int, size: int) -> tuple[T
 
 def drawn_fake(players: Players, seed: int, first: int, size: int, player: str) -> tuple[Tensor, Tensor | None]:
     """A player's latents number ``first`` and on, and labels if the generator takes any, on the device."""
-    z = latents(players.generator, seed, first, size, f"{player}-latent", players.latent)
+    z = players.latents(seed, first, size, f"{player}-latent")
     y = labels(players.generator, seed, first, size, stream=f"{player}-label")
     return z.to(players.device), None if y is None else y.to(players.device)
 
