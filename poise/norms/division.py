@@ -46,18 +46,16 @@ class Division:
     weight that two losses share is passed through by each. What those means check is checked here.
     """
 
-    __slots__ = ("eps", "factor", "known", "readings", "scale", "sigma", "version", "weight")
+    __slots__ = ("eps", "factor", "readings", "scale", "sigma", "version", "weight")
 
     def __init__(self, weight: Tensor, readings: list[Reading], sigma: Scalar, scale: float, eps: float) -> None:
         self.weight, self.version, self.readings = weight, weight._version, readings
         self.sigma, self.scale, self.eps = sigma, scale, eps
         self.factor = factor_of(sigma, scale, eps)
-        self.known: Tensor | None = None
 
     def value(self) -> Tensor:
-        """The normalized weight: the one that is known already, which is given away, or a new one."""
-        value, self.known = self.known, None
-        return scaled(self.weight, self.factor) if value is None else value
+        """The normalized weight, without a graph."""
+        return as_type(wide(self.weight.detach()) * self.factor, self.weight.dtype)
 
     def derivative(self, grad: Tensor) -> Tensor:
         """The gradient of the weight for one of its value; to be differentiated again where autograd is on.
@@ -104,25 +102,34 @@ class Division:
 
 
 class Divide(torch.autograd.Function):
-    """``W ↦ factor·W``; its backward is differentiable itself, as gradient penalties need."""
+    """``W ↦ factor·W`` of several weights; its backward is differentiable itself, as gradient penalties need.
+
+    One node of the graph for all of them: on small weights, going from node to node is what costs time. A weight that
+    a loss does not depend on gets no gradient from it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, division: Division) -> Tensor:  # noqa: ARG004
-        ctx.division = division
-        return division.value()
+    def forward(ctx: Any, divisions: list[Division], *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.divisions = divisions
+        ctx.set_materialize_grads(False)
+        if len(divisions) == 1 or not divisions[0].weight.is_cpu:
+            return tuple(division.value() for division in divisions)
+        factors: list[Any] = [division.factor for division in divisions]
+        return tuple(torch._foreach_mul([division.weight.detach() for division in divisions], factors))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.division.derivative(grad), None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.divisions, grads, strict=True)
+        return None, *[None if grad is None else division.derivative(grad) for division, grad in pairs]
 
 
-divide: Callable[[Tensor, Division], Tensor] = super(torch.autograd.Function, Divide).apply
+_apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, Divide).apply
 """``Divide.apply`` outside of ``torch.func``'s transforms, without the search for them, which costs a tenth of it"""
 
 
-def scaled(weight: Tensor, factor: Scalar) -> Tensor:
-    """``factor · weight``, multiplied in float32 or wider, of the weight's type."""
-    return as_type(wide(weight) * factor, weight.dtype)
+def divide(divisions: list[Division]) -> tuple[Tensor, ...]:
+    """The weights, each divided by its σ̄; of several, all are float32 or all float64, and on one device."""
+    return _apply(divisions, *[division.weight for division in divisions])
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
@@ -135,46 +142,42 @@ def _inner(x: Tensor, y: Tensor) -> Tensor:
 class Made:
     """The normalized weight that a pending backward pass still holds, to be used by every forward until then.
 
-    Only a weak reference is kept: what is freed with the graph is made again from the weight as it then is.
+    Only a weak reference is kept, once it was asked for: what is freed with the graph is made again from the weight as
+    it then is.
     """
 
     def __init__(self) -> None:
         self._made: TensorWeakRef | None = None
-        self.division: Division | None = None
+        self._unasked: Tensor | None = None
         self._weight: weakref.ref[Tensor] | None = None
         self._version = self._made_version = -1
 
     def get(self, weight: Tensor) -> Tensor | None:
         """The one made from this weight as it is now, on its device and in its type, if there is one."""
-        if self._made is None or self._weight is None:
-            return None
-        root = owner(weight)
-        if self._weight() is not root or self._version != root._version:
-            return None
-        made = self._made()
+        made = self._made() if self._made is not None and self.is_of(weight) else None
+        self._unasked = None
         if made is None or made._version != self._made_version:  # it was written to
             return None
         return made if made.device == weight.device and made.dtype == weight.dtype else None
 
-    def take_division(self, weight: Tensor) -> Division | None:
-        """What was found with others' to divide this weight by, as it is now; it can be taken once."""
-        division = self.division if self.awaits(weight) else None
-        self.division = None
-        return division
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether what was made last, which may be freed, is of this weight as it is now."""
+        root = owner(weight)
+        return self._weight is not None and self._weight() is root and self._version == root._version
 
     def awaits(self, weight: Tensor) -> bool:
-        """Whether there is a division of this weight as it is now to be taken."""
-        division = self.division
-        return division is not None and division.weight is weight and division.version == weight._version
+        """Whether one was made from this weight as it is now, and not asked for yet."""
+        return self._unasked is not None and self.is_of(weight)
 
-    def put(self, weight: Tensor, made: Tensor) -> None:
-        """Remember what was made of this weight."""
+    def put(self, weight: Tensor, made: Tensor, is_asked_for: bool = True) -> None:
+        """Remember what was made of this weight; what nobody asked for yet is held until then."""
         root = owner(weight)
         self._made, self._made_version = TensorWeakRef(made), made._version
         self._weight, self._version = weakref.ref(root), root._version
+        self._unasked = None if is_asked_for else made
 
     def clear(self) -> None:
-        self._made = self.division = None
+        self._made = self._unasked = None
 
     def __reduce__(self) -> tuple[type[Made], tuple[()]]:
         return Made, ()  # copies and pickles begin without

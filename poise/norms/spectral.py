@@ -147,30 +147,26 @@ class SpectralNorm(Normalization):
         if is_transformed:
             return self._differentiable(weight, self.readings())
         is_due = self.training and not torch.is_inference_mode_enabled() and self.updates.is_new(weight)
-        division = self.made.take_division(weight) if with_graph and not is_due else None
-        if division is None:
-            division = self._divide(weight, is_due, with_graph)
+        together = []
+        if self.stack is not None and self.training and not torch.is_inference_mode_enabled():
+            together = self.stack.members(self, weight)
+        if self.stack is not None and together:
+            if with_graph:
+                return self.stack.divide(together, self, is_due)
+            if is_due:
+                self.stack.renew(together, self)
+        measure = self.iterate if is_due and not together else self.measured
+        sigma = full_precision(measure, weight.device)(wide(weight.detach()))
+        division = self.division(weight, sigma)
         if not with_graph:
             return division.value()
-        made = divide(weight, division)
+        (made,) = divide([division])
         if self.training:
             self.made.put(weight, made)
         return made
 
-    def _divide(self, weight: Tensor, is_due: bool, with_graph: bool) -> Division:
-        """What the weight is divided by; for small ones it is found with that of others."""
-        together = []
-        if self.stack is not None and self.training and not torch.is_inference_mode_enabled():
-            together = self.stack.members(self, weight)
-        if self.stack is not None and together and with_graph:
-            self.stack.divide(together, self, is_due)
-            division = self.made.take_division(weight)
-            assert division is not None
-            return division
-        if self.stack is not None and together and is_due:
-            self.stack.renew(together, self)
-        measure = self.iterate if is_due and not together else self.measured
-        sigma = full_precision(measure, weight.device)(wide(weight.detach()))
+    def division(self, weight: Tensor, sigma: Scalar) -> Division:
+        """Of the weight by a σ, with u and v as they stand."""
         return Division(weight, self.readings(), sigma, self.scale, self.eps)
 
     def _differentiable(self, weight: Tensor, readings: list[Reading]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from poise.norms.directions import Scalar, matrix_shape
-from poise.norms.division import Division
+from poise.norms.division import Division, divide
 from poise.norms.normalization import as_type, full_precision
 from poise.norms.padded import Batch
 
@@ -62,8 +62,8 @@ class Stack:
         """Run the round of power iteration that is due for this member's weight, and those due for other members."""
         self._sigmas(members, _due(members, norm))
 
-    def divide(self, members: list[Member], norm: SpectralNorm, is_due: bool) -> None:
-        """Divide this member's weight and all others that are up to date, each for its next forward.
+    def divide(self, members: list[Member], norm: SpectralNorm, is_due: bool) -> Tensor:
+        """This member's weight, divided; all others that are up to date are divided too, each for its next forward.
 
         Rounds that are due are run before.
         """
@@ -71,16 +71,21 @@ class Stack:
         if members[0][1].device.type in ONE_BY_ONE:  # those already divided need no other division
             needed = [is_due or not other.made.awaits(root) for (other, root), is_due in zip(members, due, strict=True)]
             members, due = list(compress(members, needed)), list(compress(due, needed))
-        divisions = []
+        own: Tensor | None = None
+        together: list[SpectralNorm] = []
+        divisions: list[Division] = []
         for (other, root), sigma in zip(members, self._sigmas(members, due), strict=True):
-            if other.updates.has_seen(root) and root.requires_grad:
-                other.made.division = Division(root, other.readings(), sigma, other.scale, other.eps)
-                divisions.append(other.made.division)
-        if members[0][1].is_cpu:
-            factors: list[Any] = [one.factor for one in divisions]
-            values = torch._foreach_mul([one.weight.detach() for one in divisions], factors)
-            for one, value in zip(divisions, values, strict=True):
-                one.known = value
+            if other is norm and not _may_go_without_gradient(root):
+                (own,) = divide([other.division(root, sigma)])
+                other.made.put(root, own)
+            elif other is norm or (other.updates.has_seen(root) and _may_go_without_gradient(root)):
+                together.append(other)
+                divisions.append(other.division(root, sigma))
+        for other, division, made in zip(together, divisions, divide(divisions) if divisions else (), strict=True):
+            other.made.put(division.weight, made, is_asked_for=other is norm)
+            own = made if other is norm else own
+        assert own is not None
+        return own
 
     def _sigmas(self, members: list[Member], due: list[bool]) -> list[Scalar]:
         """What each member's weight is divided by, after the rounds of power iteration that are due."""
@@ -99,6 +104,12 @@ class Stack:
 
     def __reduce__(self) -> tuple[type[Stack], tuple[()]]:
         return Stack, ()
+
+
+def _may_go_without_gradient(weight: Tensor) -> bool:
+    """Whether the backward pass of a loss may come by this weight without a gradient for it."""
+    hooks = weight._backward_hooks or weight._post_accumulate_grad_hooks
+    return weight.requires_grad and weight.is_leaf and not hooks
 
 
 def _due(members: list[Member], norm: SpectralNorm) -> list[bool]:

@@ -235,3 +235,37 @@ def test_vectors_written_to_in_place_are_the_ones_used(network, by_hand, norm):
     network(images())
     for name, wanted in by_hand(network).items():
         torch.testing.assert_close(network.get_submodule(name.removesuffix(".weight")).weight, wanted)
+
+
+@EACH_NORM
+def test_weights_that_are_computed_give_each_loss_the_gradient_of_its_own_graph(network, norm):
+    """As of a network that makes another one's weights: what the last loss went through is gone by the next."""
+    found = []
+    for each in pair(network, norm):
+        each.load_state_dict(each.state_dict())  # no round is due for the first weights of either
+        sizes = {name: torch.ones((), dtype=torch.float64, requires_grad=True) for name, _ in each.named_parameters()}
+        for part in (len(each), 3, len(each)):
+            computed = {name: parameter * sizes[name] for name, parameter in each.named_parameters()}
+            names = {name for name in computed if int(name.split(".")[0]) < part}
+            kept = {name: computed[name] if name in names else each.get_parameter(name) for name in computed}
+            output = images()
+            for index in range(part):
+                own = {name.partition(".")[2]: kept[name] for name in kept if name.startswith(f"{index}.")}
+                output = torch.func.functional_call(each[index], own, output)
+            output.square().sum().backward()
+        found.append({name: size.grad for name, size in sizes.items()})
+    torch.testing.assert_close(*found)
+
+
+def test_a_loss_of_one_layer_and_then_of_another_both_have_their_gradients(equal_layers):
+    together, apart = pair(equal_layers(), "bssn")
+    for each in (together, apart):
+        first, second = first_two(each)
+        weights = first.weight, second.weight
+        weights[0].square().sum().backward()
+        weights[1].sum().backward()
+        with torch.no_grad():
+            original(first).mul_(2)
+        second.weight.pow(3).sum().backward()  # the other one's change is none of its business
+    for name, parameter in together.named_parameters():
+        torch.testing.assert_close(parameter.grad, apart.get_parameter(name).grad)
