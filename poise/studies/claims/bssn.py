@@ -79,8 +79,6 @@ def draw_strict(arms: Arms, figure: Figure) -> None:
     groups = {arm.replace("SN strict", "strict"): {"": outcomes} for arm, outcomes in arms.items()}
     drawing.bars(left, groups, distance_name(arms), "FD", log=True)
     drawing.bars(right, groups, score_name(arms), "IS", log=False)
-    for axes in (left, right):
-        axes.tick_params(axis="x", labelrotation=30)
     drawing.finished(figure, arms, "SN of the reshaped weight, and of the convolution itself")
 
 
@@ -197,7 +195,6 @@ def draw_bssn(arms: Arms, figure: Figure) -> None:
         left.set_yscale("log")
         groups = {rates: {name: own.get(f"{name} ({rates})", []) for name in ("SN", "BSN")} for rates in RATES}
         drawing.bars(right, groups, distance_name(own), label, log=True)
-        right.tick_params(axis="x", labelrotation=30, labelsize="small")
     drawing.finished(figure, arms, "FD over the scale, and by rates in the paper's 1e-4", drawing.BOTH)
 
 

@@ -15,6 +15,8 @@ from poise.studies.trial import Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SIDE_BY_SIDE = 24
+"""letters of all labels under a panel that fit side by side"""
 WHISKER = "whiskers: bootstrap 95% of the mean"
 BAND = "bands: bootstrap 95% of the mean"
 BOTH = "whiskers and bands: bootstrap 95% of the mean"
@@ -59,6 +61,8 @@ def bars(axes: Any, groups: Mapping[str, Mapping[str, Sequence[Outcome]]], figur
         else:
             axes.bar(xs, heights, wide, yerr=[low, high], label=name, error_kw={"lw": 0.8})
     axes.set_xticks(range(len(groups)), list(groups))
+    if sum(map(len, groups)) > SIDE_BY_SIDE:
+        axes.tick_params(axis="x", labelrotation=30, labelsize="small")
     axes.set_ylabel(label)
     if log:
         axes.set_yscale("log")

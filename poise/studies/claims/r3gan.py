@@ -69,7 +69,6 @@ def draw_r3gan(arms: Arms, figure: Figure) -> None:
     groups = {arm: {"": outcomes} for arm, outcomes in arms.items()}
     drawing.bars(upper, groups, distance_name(arms), "FD", log=True)
     drawing.bars(lower, groups, "modes", "modes of 1000", log=False)
-    lower.tick_params(axis="x", labelrotation=30, labelsize="small")
     drawing.finished(figure, arms, "The same time for all, setting B")
 
 

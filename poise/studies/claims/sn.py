@@ -271,7 +271,7 @@ def draw_maps(arms: Arms, figure: Figure) -> None:
         for method in ("orthonormal", "SN")
     }
     for axes, name, label in ((left, score_name(arms), "IS"), (right, distance_name(arms), "FD")):
-        drawing.lines(axes, series, name, "relative number of feature maps (original = 1.0)", label)
+        drawing.lines(axes, series, name, "feature maps, relative to the original", label)
         axes.set_xscale("log", base=2)
     right.set_yscale("log")
     drawing.finished(figure, arms, "Feature maps of D's last convolution, setting C", drawing.BAND)
