@@ -13,13 +13,13 @@ PLAYERS = {"G": "the generator", "D": "the discriminator"}
 def spectral_explosion(history: History, limits: Thresholds) -> Finding | None:
     """σ₀ of a layer grows far beyond its past: what precedes collapse (Brock et al. 2019, section 4.1)."""
     found = []
+    moved = {player: _growth_of_steps(history, player, limits)[0] >= limits.update_growth for player in PLAYERS}
     for layer, sigma in history.layers("sigma", limits.warm_up):
         growth = ratio(sigma.now, sigma.usual())
-        if growth >= limits.sigma_growth and sigma.deviation() >= limits.deviations:
+        limit = limits.sigma_growth_moved if moved.get(layer.partition(".")[0]) else limits.sigma_growth
+        if growth >= limit and sigma.deviation() >= limits.deviations:
             said = f"σ₀ of {layer} grew {growth:.1f}× in {sigma.steps_since(1.5)} steps, to {sigma.now:.3g}"
-            found.append(
-                finding("spectral-explosion", "sigma", layer, growth, limits.sigma_growth, f"{said} (limit {{}}×)")
-            )
+            found.append(finding("spectral-explosion", "sigma", layer, growth, limit, f"{said} (limit {{}}×)"))
         since_start = ratio(sigma.now, sigma.start or sigma.now)
         if since_start >= limits.sigma_growth_since_start:
             said = f"σ₀ of {layer} is {since_start:.1f}× what it was at the start, {sigma.now:.3g} (limit {{}}×)"
@@ -68,15 +68,12 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
             said = f"the gradient of {whose} is {growth:.1f}× its past (limit {{}}×), most so in {layer}"
             found.append(finding("exploding-gradients", "gradient_norm", layer, growth, limits.gradient_growth, said))
     for player, whose in PLAYERS.items():
-        layers = [pair for pair in history.layers("update_ratio", limits.warm_up) if pair[0].startswith(f"{player}.")]
-        steps = sorted((ratio(step.now, step.usual()), layer) for layer, step in layers)
-        growth = steps[(len(steps) - 1) // 2][0] if steps else 0.0
-        if growth >= limits.update_growth:
-            moved = f"the weights of {whose} move {growth:.1f}× as far a step as before (limit {{}}×)"
-            said = f"{moved}, most so {steps[-1][1]}"
-            found.append(
-                finding("exploding-gradients", "update_ratio", steps[-1][1], growth, limits.update_growth, said)
-            )
+        growth, most = _growth_of_steps(history, player, limits)
+        own = _goes_its_own_way(history, player, growth, limits)
+        limit = limits.update_growth if own else limits.update_growth_followed
+        if growth >= limit:
+            said = f"the weights of {whose} move {growth:.1f}× as far a step as before (limit {{}}×), most so {most}"
+            found.append(finding("exploding-gradients", "update_ratio", most, growth, limit, said))
     drift = _drift_of_steps(history, limits)
     if drift >= limits.update_drift:
         said = f"the weights of both players move {drift:.1f}× as far a step as before (limit {{}}×)"
@@ -84,19 +81,34 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
     return worst(found)
 
 
+def _growth_of_steps(history: History, player: str, limits: Thresholds) -> tuple[float, str]:
+    """By how much the steps of half of a player's layers have grown, or more; and the layer whose step grew most."""
+    layers = [pair for pair in history.layers("update_ratio", limits.warm_up) if pair[0].startswith(f"{player}.")]
+    steps = sorted((ratio(step.now, step.usual()), layer) for layer, step in layers)
+    return (steps[(len(steps) - 1) // 2][0], steps[-1][1]) if steps else (0.0, "")
+
+
 def _drift_of_steps(history: History, limits: Thresholds) -> float:
     """By how much the steps of both players have grown, the smaller growth; 0 where they have grown since the start.
 
-    That is a warm-up of the rates; of one player alone it is a loss that has come to matter.
+    That is a warm-up of the rates; of one player alone it is a loss that has come to matter. So it is where the
+    gradients of both have grown as well.
     """
-    growths = []
-    for signal in ("g_step", "d_step"):
-        series = history.get(signal, past=limits.learning)
+    growths, is_its_own = [], False
+    for player in PLAYERS:
+        series = history.get(f"{player.lower()}_step", past=limits.learning)
         if series is None or (series.start or 0.0) < series.usual() / limits.update_drift:
             return 0.0
-        left = series.deviation(least=0.05) >= limits.update_drift_deviations
-        growths.append(ratio(series.now, series.usual()) if left else 0.0)
-    return min(growths)
+        growth = ratio(series.now, series.usual())
+        growths.append(growth if series.deviation(least=0.05) >= limits.update_drift_deviations else 0.0)
+        is_its_own = is_its_own or _goes_its_own_way(history, player, growth, limits)
+    return min(growths) if is_its_own else 0.0
+
+
+def _goes_its_own_way(history: History, player: str, growth: float, limits: Thresholds) -> bool:
+    """Whether a player's steps have grown and its gradient has not, by as much: it is the rates then."""
+    total = history.get("gradient_total", player, past=limits.warm_up)
+    return total is None or growth >= limits.update_alone * ratio(total.now, total.usual())
 
 
 def vanishing_gradients(history: History, limits: Thresholds) -> Finding | None:

@@ -30,10 +30,14 @@ class Thresholds:
     """gradient norm of a player that no past excuses"""
     update_growth: float = 3.0
     """times the past's step of the weights, ‖ΔW‖/‖W‖, in half of a player's layers: exploding"""
+    update_growth_followed: float = 6.0
+    """the same, where the player's gradient has grown as well and accounts for it"""
     update_drift: float = 1.5
     """times the past's step of both players at once: exploding slowly"""
     update_drift_deviations: float = 1.0
     """robust standard deviations (at least 5%) by which both have to leave their past"""
+    update_alone: float = 1.25
+    """times the growth of the player's gradient by which that of its step is not accounted for by it"""
     gradient_decay: float = 0.02
     """of the past's gradient norm: vanishing"""
     gradient_smallest: float = 1e-7
@@ -98,6 +102,8 @@ class Thresholds:
     """standard deviation of fake logits over that of real ones, below which all fakes are one, images not being seen"""
     sigma_growth: float = 4.0
     """times the past's σ₀ of a layer"""
+    sigma_growth_moved: float = 2.5
+    """the same, where the steps of the player's weights have grown by ``update_growth`` too"""
     sigma_growth_since_start: float = 10.0
     """times σ₀ of a layer at the start"""
     sigma_largest: float = 1e4

@@ -187,6 +187,32 @@ def test_a_small_drift_counts_where_two_signs_agree(changes: dict[str, float], v
     assert set(failures(judged(records))) == verdicts
 
 
+@pytest.mark.parametrize(
+    ("steps", "gradients", "sigma", "verdicts"),
+    [
+        ({"G": 4.0}, {}, 1.0, ["exploding-gradients"]),
+        ({"G": 4.0}, {"G": 4.0}, 1.0, []),
+        ({"G": 8.0}, {"G": 8.0}, 1.0, ["exploding-gradients"]),
+        ({"G": 2.2, "D": 2.2}, {"G": 2.2}, 1.0, ["exploding-gradients"]),
+        ({"G": 2.2, "D": 2.2}, {"G": 2.2, "D": 2.2}, 1.0, []),
+        ({}, {}, 3.0, []),
+        ({"G": 4.0}, {"G": 4.0}, 3.0, ["spectral-explosion"]),
+    ],
+)
+def test_steps_that_grow_with_the_gradient_have_to_grow_further_to_explode(
+    steps: dict[str, float], gradients: dict[str, float], sigma: float, verdicts: list[str]
+) -> None:
+    """A gradient that doubles has doubled the step before: trainings do that. Rates that are too high do not wait."""
+    records = healthy()
+    for record in records[ONSET:]:
+        for signal, factors in (("update_ratio", steps), ("gradient_norm", gradients)):
+            for layer in record[signal]:
+                record[signal][layer] *= factors.get(layer.partition(".")[0], 1.0)
+        layer = next(layer for layer in record["sigma"] if layer.startswith("G."))
+        record["sigma"][layer] *= sigma
+    assert set(failures(judged(records))) == set(verdicts)
+
+
 def test_a_warm_up_of_the_rates_is_no_explosion() -> None:
     records = healthy()
     for place, record in enumerate(records):
