@@ -1,10 +1,12 @@
-"""Rectifiers whose threshold is learned (Xiang and Li 2017, arXiv 1704.03971)."""
+"""Rectifiers whose threshold is learned (Xiang and Li 2017, arXiv 1704.03971), and one that spares memory."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from poise.layers.transposed import ConvTranspose2d
 
 
 class TranslatedReLU(nn.Module):
@@ -39,3 +41,25 @@ class TranslatedReLU(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.threshold)}, slope={'learned' if self.slope is not None else None}"
+
+
+KINDS = (nn.Conv2d, nn.ConvTranspose2d, ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.Identity)
+OVERWRITTEN = {kind.forward for kind in KINDS}
+"""forward passes whose output no backward pass needs"""
+
+
+def rectified(x: Tensor, *made_by: nn.Module, slope: float = 0.0) -> Tensor:
+    """Leaky ReLU, or ReLU, of what these layers have made; written over it, which takes no memory, if none listens.
+
+    Args:
+        x: the output of the last of them. made_by: the layers, of which the first makes a new tensor. slope: below 0.
+    """
+    inplace = not torch.compiler.is_compiling() and not x._is_view() and not any(map(_is_listened_to, made_by))
+    return F.leaky_relu(x, slope, inplace) if slope else F.relu(x, inplace)
+
+
+def _is_listened_to(layer: nn.Module) -> bool:
+    """Whether a layer's output may be wanted as it is: someone has a hook on it, or it is of another kind."""
+    if type(layer).forward not in OVERWRITTEN or "forward" in vars(layer):
+        return True
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

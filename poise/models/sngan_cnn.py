@@ -21,9 +21,9 @@ import itertools
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poise.layers.activation import rectified
 from poise.layers.transposed import ConvTranspose2d
 from poise.models.network import Discriminator, Generator, known_choice, positive
 
@@ -70,9 +70,9 @@ class SnganCnnGenerator(Generator):
         self.check(z, y)
         h = self.linear(z).unflatten(1, (-1, self.base, self.base))
         h = h.contiguous(memory_format=torch.channels_last)
-        h = F.relu(self.norms[0](h))
+        h = rectified(self.norms[0](h), self.norms[0])
         for deconv, norm in zip(self.deconvs, self.norms[1:], strict=True):
-            h = F.relu(norm(deconv(h)))
+            h = rectified(norm(deconv(h)), deconv, norm)
         return torch.tanh(self.to_rgb(h))
 
 
@@ -109,7 +109,7 @@ class SnganCnnDiscriminator(Discriminator):
         self.check(x, y)
         h = x
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.1)
+            h = rectified(norm(conv(h)), conv, norm, slope=0.1)
         return self.linear(h.flatten(1)).squeeze(1)
 
 
