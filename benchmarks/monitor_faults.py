@@ -74,25 +74,30 @@ def read(folder: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def plot(scored: list[Any], path: Path) -> None:
-    """For each kind that builds up, the first word and the loss, as shares of the run; a line a run."""
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """The first word and the loss of every run that failed, as shares of the run; a line a run, by kind and seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    failed = [one for one in scored if one.counts and not one.case.is_healthy]
-    names = list(dict.fromkeys(one.case.name for one in failed))
-    figure, axes = plt.subplots(figsize=(8, 0.28 * len(names) + 1.2), layout="constrained")
-    for one in failed:
-        place = names.index(one.case.name) + 0.2 * (one.seed - 1.5)
-        steps = one.case.setting.steps
-        axes.plot(one.outcome.lost_at / steps, place, "kx", ms=4)
-        if one.said_at is not None:
-            color = "tab:green" if one.is_right else "tab:red"
-            axes.plot([one.said_at / steps, one.outcome.lost_at / steps], [place, place], color=color, lw=1)
-            axes.plot(one.said_at / steps, place, "o", color=color, ms=4)
-    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1.02), xlabel="share of the run")
+    failed = [row for row in rows if row["truth"] == "failed" and not CASES[row["case"]].is_healthy]
+    names = list(dict.fromkeys(row["case"] for row in failed))
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.2), layout="constrained")
+    for name in names:
+        own = sorted((row for row in failed if row["case"] == name), key=lambda row: int(row["seed"]))
+        steps = CASES[name].setting.steps
+        for rank, row in enumerate(own):
+            place = names.index(name) + 0.8 * ((rank + 0.5) / len(own) - 0.5)
+            lost = int(row["lost_at"]) / steps
+            axes.plot(lost, place, "kx", ms=3, mew=0.6)
+            if row["said_at"] not in (None, ""):
+                color = "tab:green" if str(row["right"]) == "True" else "tab:red"
+                said = int(row["said_at"]) / steps
+                axes.plot([said, lost], [place, place], color=color, lw=0.6)
+                axes.plot(said, place, "o", color=color, ms=2)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1.02), ylim=(-0.6, len(names) - 0.4))
+    axes.set_xlabel("share of the run")
     axes.set_title("first word of the monitor (green: a right name) and loss by the truth (×)", fontsize=9)
     axes.tick_params(labelsize=7)
     axes.invert_yaxis()
@@ -126,7 +131,7 @@ def report(folder: Path, search: bool) -> None:
         text = DOCS.read_text(encoding="utf-8")
         before, _, rest = text.partition(MARKS[0])
         DOCS.write_text(f"{before}{MARKS[0]}\n{table(scored)}{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
-        plot(scored, RESULTS / "monitor_faults.png")
+        plot(rows(scored), RESULTS / "monitor_faults.png")
 
 
 def main() -> None:
