@@ -1,6 +1,7 @@
 """Writing over what a layer made changes nothing that anybody can see."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import poise
 from poise.layers.activation import rectified
 from poise.layers.transposed import ConvTranspose2d
 
-MAKERS = {
+MAKERS: dict[str, Callable[[], list[Any]]] = {
     "convolution": lambda: [nn.Conv2d(3, 4, 3)],
     "transposed": lambda: [ConvTranspose2d(3, 4, 3)],
     "with batch norm": lambda: [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)],
