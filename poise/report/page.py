@@ -222,7 +222,9 @@ def _table(judgements: Sequence[Record], final: Record) -> dict[str, Any] | None
         rows.append({**row, "n": entry.get("n", about.get("samples")), "better": better})
     return {
         "rows": rows,
-        "details": "; ".join(f"{key.replace('_', ' ')} {about[key]}" for key in DETAILS if about.get(key)),
+        "details": "; ".join(
+            f"{key.replace('_', ' ')} {about[key]}" for key in DETAILS if about.get(key) not in (None, "", "none")
+        ),
         **{key: about.get(key) for key in ("final", "step", "samples", "seed", "extractor", "seconds")},
     }
 

@@ -127,6 +127,14 @@ def test_a_judgement_in_features_shows_what_it_rests_on_its_curve_and_its_pictur
     assert sum(attributes.get("class") == "picture" for _, attributes in page.tags) == 1
 
 
+def test_what_a_judgement_does_without_is_not_told(run: Path) -> None:
+    modes = {"modes": {"value": 990, "n": 900}}
+    (run / "evaluation.json").write_text(json.dumps({"step": 150, "preprocessing": "none", "metrics": modes}))
+    text = Page(write_report(run)).text
+    assert "990" in text
+    assert "preprocessing" not in text
+
+
 @pytest.mark.parametrize("points", [None, 3, [], [3], [{"threshold": "x"}], [{"threshold": 1, "metrics": [1]}]])
 def test_a_damaged_curve_is_left_out(run: Path, points: Any) -> None:
     (run / "truncation.json").write_text(json.dumps({"points": points}))
