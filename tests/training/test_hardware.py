@@ -43,6 +43,7 @@ def test_precision_is_what_was_asked_for_or_what_the_processor_has(monkeypatch: 
 def test_memory_that_is_freed_is_had_again_without_asking_the_system() -> None:
     program = """if True:
         import resource
+        from pathlib import Path
         import torch
         from poise.training import hardware
 
@@ -51,10 +52,16 @@ def test_memory_that_is_freed_is_had_again_without_asking_the_system() -> None:
             torch.ones(2**24)  # 64 MiB, 16,384 pages
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1])
+
         with hardware.kept_memory(torch.device("cpu")):
             # The first ones find their place among what else there is.
             assert min(pages_asked_for() for _ in range(9)) < 1000
-        assert min(pages_asked_for() for _ in range(9)) > 10_000
+            before = resident()
+        assert before - resident() > 10_000
+        # Those after the first may be given its place, if it lies between others: that is the C library's affair.
+        assert pages_asked_for() > 10_000
     """
     # In a process of its own: what other tests have left on the heap decides what the C library can give back.
     subprocess.run([sys.executable, "-c", program], check=True)
