@@ -140,14 +140,9 @@ def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
         if share <= limits.diversity_drift and drifting.deviation(middle, 0.02) <= -limits.drift_deviations:
             said = f"the distance between fakes has long been {share:.2g} of its past (limit {{}})"
             found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_drift, said))
-    covering, nearest = history.get("coverage", past=limits.learning), history.windows.get("coverage", ())
-    if drifting is not None and covering is not None and len(window) == len(nearest) == WINDOW:
-        share = ratio(statistics.median(window[-WINDOW // 2 :]), drifting.usual())
-        growth = ratio(statistics.median(nearest[-WINDOW // 2 :]), covering.tail(4, upper=False))
-        if share <= limits.diversity_thinned and growth >= limits.coverage_thinned:
-            apart = f"fakes are {share:.2g} as far apart as in the past"
-            said = f"{apart}, and real samples {growth:.1f}× as far from them as they have been (limit {{}}×)"
-            found.append(finding("mode-collapse", "coverage", "", growth, limits.coverage_thinned, said))
+    thinned = _thinned(history, limits)
+    if thinned is not None:
+        found.append(thinned)
     coverage = history.get("coverage", past=limits.warm_up)
     if coverage is not None:
         growth = ratio(coverage.now, coverage.usual())
@@ -155,6 +150,40 @@ def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
             said = f"real samples lie {growth:.1f}× as far from their nearest fakes as before (limit {{}}×)"
             found.append(finding("mode-collapse", "coverage", "", growth, limits.coverage_growth, said))
     return found
+
+
+def _thinned(history: History, limits: Thresholds) -> Finding | None:
+    """Fakes that are more alike *and* further from real samples, in the medians of the last ``WINDOW // 2``.
+
+    Signs that agree need be small only: less small ones of two, or of three, if D tells fakes more easily as well.
+    """
+    series, middles = {}, {}
+    for signal in ("diversity", "coverage", "logit_gap"):
+        one, window = history.get(signal, past=limits.learning), history.windows.get(signal, ())
+        if one is not None and len(window) == WINDOW:
+            series[signal], middles[signal] = one, statistics.median(window[-WINDOW // 2 :])
+    if not {"diversity", "coverage"} <= series.keys():
+        return None
+    spread = series["diversity"]
+    share = ratio(middles["diversity"], spread.usual())
+    growth = ratio(middles["coverage"], series["coverage"].tail(4, upper=False))
+    said = f"fakes are {share:.2g} as far apart as in the past, and real samples {growth:.2g}× as far from them"
+    if share <= limits.diversity_thinned and growth >= limits.coverage_thinned:
+        said = f"{said} as they have been (limit {{}}×)"
+        return finding("mode-collapse", "coverage", "", growth, limits.coverage_thinned, said)
+    if "logit_gap" not in series or series["logit_gap"].tail(4, upper=False) <= 0:
+        return None
+    told = ratio(middles["logit_gap"], series["logit_gap"].tail(4, upper=False))
+    left = spread.deviation(middles["diversity"], 0.02) <= -limits.thinning_deviations
+    if (
+        left
+        and share <= limits.diversity_thinning
+        and growth >= limits.coverage_thinning
+        and told >= limits.gap_thinning
+    ):
+        said = f"{said} (limit {{}}×) and {told:.2g}× as easily told as they have been"
+        return finding("mode-collapse", "coverage", "", growth, limits.coverage_thinning, said)
+    return None
 
 
 def oscillating(history: History, limits: Thresholds) -> Finding | None:

@@ -19,6 +19,8 @@ SATURATED = 4.6
 """the logit from which the sigmoid is within 1% of its end"""
 NEAREST, LARGEST = 1e-3, 1e6
 """of the real samples' mean distance: the least that counts as one to a neighbour; and the largest ratio said"""
+NARROW = 0.04
+"""of the same: the least distance to a neighbour that others are measured by: fakes upon narrow modes are near"""
 
 
 def logit_signals(real: Tensor | None, fake: Tensor | None) -> dict[str, Tensor]:
@@ -47,9 +49,9 @@ def diversity(real: Tensor, fake: Tensor, most: int = 64) -> dict[str, Tensor]:
     """Of real and fake samples, flattened: scalars, but the last each a ratio of fake to real; 1 where both are alike.
 
     ``diversity``: mean distance between two; ``neighbours``: median distance to the nearest of one's own kind;
-    ``coverage``: median distance of real samples to the nearest fake, over that to the nearest other real one. None is
-    above ``LARGEST``, so that real samples that are all alike make no infinity. ``copies``: share of real samples that
-    lie as good as upon another one.
+    ``coverage``: median distance of real samples to the nearest fake, over that to the nearest other real one, or over
+    ``NARROW`` of the mean distance between two. None is above ``LARGEST``, so that real samples that are all alike make
+    no infinity. ``copies``: share of real samples that lie as good as upon another one.
 
     Args:
         most: samples of each that are looked at.
@@ -66,7 +68,7 @@ def diversity(real: Tensor, fake: Tensor, most: int = 64) -> dict[str, Tensor]:
         "copies": ((among_real + far).amin(1) <= NEAREST * among_real.mean()).float().mean(),
         "diversity": among_fake.sum() / among_real.sum().clamp_min(tiny),
         "neighbours": (among_fake + far).amin(1).median() / nearest_real,
-        "coverage": torch.cdist(real, fake).amin(1).median() / nearest_real,
+        "coverage": torch.cdist(real, fake).amin(1).median() / torch.maximum(nearest_real, NARROW * among_real.mean()),
     }
     return {name: value.clamp_max(LARGEST) for name, value in found.items()}
 

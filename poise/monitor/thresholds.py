@@ -88,6 +88,14 @@ class Thresholds:
     """of the past's, in the median of the last 12 observations: modes are being lost, if coverage agrees"""
     coverage_thinned: float = 1.3
     """times the coverage that a quarter of the past was better than, in the same median, for it to agree"""
+    diversity_thinning: float = 0.95
+    """the same, if coverage and the gap between mean logits agree"""
+    thinning_deviations: float = 1.25
+    """robust standard deviations (of single observations, at least 2%) by which it then has to leave its past"""
+    coverage_thinning: float = 1.1
+    """times the coverage that a quarter of the past was better than, for both to agree"""
+    gap_thinning: float = 1.2
+    """times the gap between mean logits that a quarter of the past was below, likewise"""
     neighbours: float = 0.1
     """distance from a fake to its nearest fake, over the same of real samples, below which G repeats itself"""
     coverage_growth: float = 4.0

@@ -170,13 +170,17 @@ def test_a_slow_drift_of_some_percent_is_none(share: float) -> None:
         ({"diversity": 0.91}, set()),
         ({"coverage": 1.45}, set()),
         ({"diversity": 0.91, "coverage": 1.45}, {"mode-collapse"}),
+        ({"diversity": 0.93, "coverage": 1.25}, set()),
+        ({"diversity": 0.93, "logit_gap": 1.5}, set()),
+        ({"coverage": 1.25, "logit_gap": 1.5}, set()),
+        ({"diversity": 0.93, "coverage": 1.25, "logit_gap": 1.5}, {"mode-collapse"}),
         ({"G": 2.2}, set()),
         ({"D": 2.2}, set()),
         ({"D": 2.2, "G": 2.2}, {"exploding-gradients"}),
     ],
 )
-def test_a_small_drift_counts_where_two_signs_agree(changes: dict[str, float], verdicts: set[str]) -> None:
-    """Fakes alike and far; both players' steps. Either alone, by as much, is what trainings do."""
+def test_a_small_drift_counts_where_signs_agree(changes: dict[str, float], verdicts: set[str]) -> None:
+    """Fakes alike, far, and easily told; both players' steps. Fewer, by as much, are what trainings do."""
     records = healthy()
     for record in records[ONSET:]:
         for name, factor in changes.items():

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import poise
-from poise.monitor.samples import LARGEST, as_input, diversity, hidden_variances, latents_for, lipschitz, logit_signals
+from poise.monitor.samples import (
+    LARGEST,
+    NARROW,
+    as_input,
+    diversity,
+    hidden_variances,
+    latents_for,
+    lipschitz,
+    logit_signals,
+)
 
 
 def discriminator(norm: str = "bssn") -> nn.Module:
@@ -78,9 +87,22 @@ def test_real_samples_that_are_alike_make_no_infinity() -> None:
     found = {name: value.item() for name, value in diversity(same, images(8)).items()}
     assert found == {"copies": 1.0, **dict.fromkeys(("diversity", "neighbours", "coverage"), LARGEST)}
     pairs = images(4).repeat(2, 1, 1, 1)  # each real sample has its copy
-    found = {name: value.item() for name, value in diversity(pairs, images(8, seed=1)).items()}
+    other = images(8, seed=1)
+    found = {name: value.item() for name, value in diversity(pairs, other).items()}
     assert found["copies"] == 1
-    assert 100 < found["coverage"] < LARGEST
+    apart, near = torch.cdist(pairs.flatten(1), pairs.flatten(1)), torch.cdist(pairs.flatten(1), other.flatten(1))
+    assert found["coverage"] == pytest.approx(near.amin(1).median().item() / (NARROW * apart.mean().item()), rel=1e-4)
+
+
+def test_fakes_upon_narrow_modes_are_near() -> None:
+    """Beside a mode of no width no fake is as near as its points are to each other; modes are to be covered."""
+    draw = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]).repeat(16, 1)
+    real = centres + 1e-3 * torch.randn(64, 2, generator=draw)
+    apart = torch.cdist(real, real).mean().item()
+    for off in (0.02, 0.5):  # of the mean distance between two real samples
+        fake = centres + torch.tensor([off * apart, 0.0])
+        assert diversity(real, fake)["coverage"].item() == pytest.approx(off / NARROW, rel=0.1)
 
 
 def test_hidden_variance_is_that_of_each_layers_output_and_features_enter_the_last() -> None:
