@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -38,8 +39,7 @@ class Builders(Registry[Callable[..., T]], Generic[T]):
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """The options the entry takes, by name, with their annotations and defaults."""
-        parameters = inspect.signature(self[name], eval_str=True).parameters.values()
-        return {p.name: p for p in parameters if p.default is not inspect.Parameter.empty}
+        return dict(_options(self[name]))
 
     def summary(self, name: str) -> str:
         """First line of the entry's docstring."""
@@ -56,3 +56,10 @@ class Builders(Registry[Callable[..., T]], Generic[T]):
         """Call the entry after ``check``."""
         self.check(name, options)
         return self[name](*arguments, **options)
+
+
+@lru_cache(256)
+def _options(entry: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Parameters with a default, by name; annotations are strings to be evaluated, which takes a while."""
+    parameters = inspect.signature(entry, eval_str=True).parameters.values()
+    return {p.name: p for p in parameters if p.default is not inspect.Parameter.empty}

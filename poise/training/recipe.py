@@ -6,7 +6,9 @@ flags and a dictionary all go through ``Recipe.parse``, so there is one set of r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,9 +174,8 @@ class Recipe(Section):
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
         """The shipped recipe of that name, or the recipe in that YAML file. Raises RecipeError as ``parse`` does."""
-        text = _read(source)
         try:
-            values = yaml.safe_load(text)
+            values = copy.deepcopy(_values(_read(source)))
         except yaml.YAMLError as error:
             raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
@@ -229,6 +230,12 @@ def _read(source: str | Path) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe file {path} cannot be read: {error}") from None
     raise RecipeError(f"unknown recipe {str(source)!r}; {nearest(str(source), shipped)}")
+
+
+@lru_cache(64)
+def _values(text: str) -> Any:
+    """What a YAML text says; a study reads a few texts for thousands of runs, and reading is what takes its time."""
+    return yaml.safe_load(text)
 
 
 def _known(field: str, name: str, registry: Registry[Any]) -> None:

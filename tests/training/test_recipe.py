@@ -69,6 +69,18 @@ def test_any_recipe_survives_the_way_through_yaml(values: dict[str, Any]) -> Non
     assert Recipe.parse(yaml.safe_load(recipe.to_yaml())) == recipe
 
 
+def test_a_recipe_read_again_is_not_what_became_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("metrics: [fid]\npenalties: [{name: r1, gamma: 1.0}]\n", encoding="utf-8")
+    first = Recipe.load(path)
+    first.metrics.append("is")
+    first.penalties[0].options["gamma"] = 2.0
+    assert Recipe.load(path).metrics == ["fid"]
+    assert Recipe.load(path).penalties[0].options == {"gamma": 1.0}
+    path.write_text("metrics: [kid]\n", encoding="utf-8")
+    assert Recipe.load(path).metrics == ["kid"]
+
+
 def test_a_recipe_built_from_an_empty_mapping_can_be_trained() -> None:
     generator, _, data = build(Recipe.parse({}, {"model.width": "2"}))
     assert generator.resolution == data.resolution
