@@ -1,4 +1,4 @@
-"""How a normalization is attached to a layer by ``torch.nn.utils.parametrize``, so that it is quick and pickles.
+"""How a normalization is attached to a layer by ``torch.nn.utils.parametrize``; it is quick, pickles, and can be reset.
 
 Torch gives each parametrized layer a class of its own and refuses to pickle it. Here a pickle holds the layer's true
 class, its state, and for each parametrized tensor the original with its parametrizations, which are attached again
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from poise.norms.gain import Gain
 from poise.norms.normalization import Normalization
 
 
@@ -85,6 +86,9 @@ def attach(layer: nn.Module, parameter: str, step: nn.Module) -> None:
         slow = getattr(type(layer), parameter)
         setattr(type(layer), parameter, property(_reader(parameter, slow.fget), slow.fset))
     type(layer).__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
+    if hasattr(layer, "reset_parameters"):
+        kind: Any = type(layer)
+        kind.reset_parameters = reset_parameters
 
 
 def reduce(layer: nn.Module, protocol: int) -> tuple[Any, ...]:
@@ -101,6 +105,26 @@ def reduce(layer: nn.Module, protocol: int) -> tuple[Any, ...]:
             raise RuntimeError(f"{name} of {layer} has a parametrization of several tensors; save its state_dict()")
         originals[name] = (steps.original, list(steps.children()))
     return _blank, (type(layer).__bases__[0],), (state, originals)
+
+
+def reset_parameters(layer: nn.Module) -> None:
+    """The layer's own ``reset_parameters``, of the tensors that are trained; what normalizes them begins anew.
+
+    Torch's fills the normalized weight, a temporary, so that nothing comes of it (torch 2.14).
+    """
+    kind: Any = type(layer).__bases__[0]
+    parametrized = dict(layer.get_submodule("parametrizations").named_children())
+    originals: dict[str, Any] = {name: getattr(steps, "original", None) for name, steps in parametrized.items()}
+    plain = kind.__new__(kind)
+    plain.__dict__ |= layer.__dict__
+    plain.__dict__["_parameters"] = layer._parameters | originals
+    plain.__dict__["_modules"] = {name: part for name, part in layer._modules.items() if name != "parametrizations"}
+    kind.reset_parameters(plain)
+    with torch.no_grad():
+        for name, steps in parametrized.items():
+            for step in steps.children():
+                if isinstance(step, Normalization | Gain):
+                    step.begin_anew(originals[name])
 
 
 def _blank(kind: type[nn.Module]) -> nn.Module:

@@ -115,6 +115,10 @@ class SpectralCompensation(Normalization):
         super().settle(weight)
         self.updates.is_new(weight)
 
+    def begin_anew(self, weight: Tensor) -> None:
+        if self.ratios is not None:
+            self.ratios = torch.zeros_like(self.ratios, device=weight.device)
+
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralCompensation:
         self._triples = None  # of another type or device from now on
         super()._apply(fn, recurse)

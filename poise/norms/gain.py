@@ -28,6 +28,10 @@ class Gain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.gamma * x
 
+    def begin_anew(self, _: Tensor) -> None:
+        """Told that what is scaled was filled anew: γ = 1."""
+        self.gamma.fill_(1.0)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Gain:
         before = self.gamma
         super()._apply(fn, recurse)

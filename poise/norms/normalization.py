@@ -128,6 +128,9 @@ class Normalization(nn.Module):
     def after_step(self, weight: Tensor) -> None:
         """Told that an optimizer has changed ``weight``; for those that put it right."""
 
+    def begin_anew(self, weight: Tensor) -> None:
+        """Told that ``weight`` was filled anew, by ``reset_parameters``: nothing known of the one before is of use."""
+
 
 class Packed(Normalization):
     """Several maps stacked along dimension 0 of one weight, each normalized for itself: attention's packed weight.
@@ -159,6 +162,10 @@ class Packed(Normalization):
     def after_step(self, weight: Tensor) -> None:
         for part, piece in self._pairs(weight):
             part.after_step(piece)
+
+    def begin_anew(self, weight: Tensor) -> None:
+        for part, piece in self._pairs(weight):
+            part.begin_anew(piece)
 
     def forward(self, weight: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():

@@ -50,15 +50,24 @@ class Orthogonal(Normalization):
                 "module by to_empty(device=...) first, then normalize it and load its state"
             )
         self.row_dim = row_dim
-        matrix = as_matrix(wide(weight.detach()), row_dim)
-        self.orthogonal_map = orthogonal_map or ("matrix_exp" if len(set(matrix.shape)) == 1 else "householder")
+        is_square = len(set(as_matrix(weight, row_dim).shape)) == 1
+        self.orthogonal_map = orthogonal_map or ("matrix_exp" if is_square else "householder")
+        self.use_trivialization = use_trivialization
+        self.map: Any
+        self._start: Tensor | None
+        self.map, self._start = self._begun(weight)
+
+    def _begun(self, weight: Tensor) -> tuple[Any, Tensor]:
+        """The map from coordinates to Q, and the coordinates that the weight stands at."""
+        matrix = as_matrix(wide(weight.detach()), self.row_dim)
         carrier = nn.Module()
-        has_inverse = use_trivialization or self.orthogonal_map == "householder"
+        has_inverse = self.use_trivialization or self.orthogonal_map == "householder"
         carrier.weight = nn.Parameter(orthonormal(matrix) if has_inverse else matrix.clone())
-        parametrizations.orthogonal(carrier, orthogonal_map=self.orthogonal_map, use_trivialization=use_trivialization)
+        parametrizations.orthogonal(
+            carrier, orthogonal_map=self.orthogonal_map, use_trivialization=self.use_trivialization
+        )
         steps: Any = carrier.get_submodule("parametrizations.weight")
-        self.map = steps[0]
-        self._start: Tensor | None = steps.original.detach()
+        return steps[0], steps.original.detach()
 
     @torch.no_grad()
     def settle(self, weight: Tensor) -> None:
@@ -66,6 +75,11 @@ class Orthogonal(Normalization):
         assert self._start is not None
         weight.detach().copy_(as_weight(self._start, weight, self.row_dim))
         self._start = None
+
+    def begin_anew(self, weight: Tensor) -> None:
+        with torch.enable_grad():
+            self.map, start = self._begun(weight)
+        weight.detach().copy_(as_weight(start, weight, self.row_dim))
 
     def forward(self, weight: Tensor) -> Tensor:
         return full_precision(self._mapped, weight.device)(weight)

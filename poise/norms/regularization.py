@@ -61,6 +61,10 @@ class SigmaReg(Normalization):
         super().settle(weight)
         self.updates.is_new(weight)
 
+    def begin_anew(self, weight: Tensor) -> None:
+        self.left, _, self.right = leading(weight, self.row_dim)
+        self.updates.is_new(weight)
+
     def forward(self, weight: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             self._follow(weight)

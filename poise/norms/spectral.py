@@ -96,6 +96,11 @@ class SpectralNorm(Normalization):
     def attend(self, weight: Tensor) -> None:
         self.updates.meet(weight)
 
+    def begin_anew(self, weight: Tensor) -> None:
+        if not self.awaits_input_size:
+            self._begin(weight)
+            self.updates.is_new(weight)
+
     @property
     def awaits_input_size(self) -> bool:
         return self._operator is not None and self._operator.input_size is None

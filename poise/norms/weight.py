@@ -54,6 +54,10 @@ class WeightNorm(Normalization):
         if gain:
             self.gain = nn.Parameter(unit_norms(weight.detach(), row_dim, groups).clone())
 
+    def begin_anew(self, weight: Tensor) -> None:
+        if self.gain is not None:
+            self.gain.copy_(unit_norms(weight, self.row_dim, self.groups))
+
     def forward(self, weight: Tensor) -> Tensor:
         # Sums of squares are safe from autocast, which leaves divisions alone and widens norms.
         w = wide(weight)
