@@ -131,16 +131,19 @@ class History:
 
     Attributes:
         nearest: by signal of fakes' distance, "coverage" and the inverse of "diversity": how near they last came by a
-            step of ``NEARER``, and when.
+            step of ``NEARER``, and when: step, and number of the observation.
+        seen: observations.
     """
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, str], Series] = {}
         self.windows: dict[str, list[float]] = {}
-        self.nearest: dict[str, tuple[float, int]] = {}
+        self.nearest: dict[str, tuple[float, int, int]] = {}
+        self.seen = 0
 
     def append(self, step: int, values: Mapping[tuple[str, str], float], remember: bool) -> None:
         """Take in one observation; values that are not finite are passed over."""
+        self.seen += 1
         swings = {}
         for signal in (*SWUNG, *DRIFTING):
             value = values.get((signal, ""), math.nan)
@@ -156,7 +159,7 @@ class History:
             if series is not None:
                 distance = series.now if signal == "coverage" else 1 / max(series.now, 1e-30)
                 if signal not in self.nearest or distance <= NEARER * self.nearest[signal][0]:
-                    self.nearest[signal] = distance, step
+                    self.nearest[signal] = distance, step, self.seen
 
     def get(self, signal: str, layer: str = "", past: int = 0) -> Series | None:
         """The series, if there are values enough to judge by: ``RECENT``, and so many of the past."""
@@ -170,6 +173,10 @@ class History:
             if found is not None:
                 yield layer, found
 
+    def since_nearer(self, signal: str) -> int:
+        """Observations since fakes last came nearer, by this signal."""
+        return self.seen - self.nearest[signal][2] if signal in self.nearest else self.seen
+
     @property
     def observations(self) -> int:
         """Of the signal that was seen most, those remembered in the past."""
@@ -179,7 +186,8 @@ class History:
         """Fit for JSON."""
         series = {f"{signal}|{layer}": one.to_json() for (signal, layer), one in self.series.items()}
         windows = {signal: list(window) for signal, window in self.windows.items()}
-        return {"series": series, "windows": windows, "nearest": {key: list(one) for key, one in self.nearest.items()}}
+        nearest = {key: list(one) for key, one in self.nearest.items()}
+        return {"series": series, "windows": windows, "nearest": nearest, "seen": self.seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.series = {
@@ -187,7 +195,8 @@ class History:
             for key, kept in state["series"].items()
         }
         self.windows = {signal: list(window) for signal, window in state["windows"].items()}
-        self.nearest = {key: (distance, step) for key, (distance, step) in state.get("nearest", {}).items()}
+        self.nearest = {key: (distance, step, seen) for key, (distance, step, seen) in state["nearest"].items()}
+        self.seen = state["seen"]
 
 
 def detrended(values: Sequence[float]) -> list[float]:

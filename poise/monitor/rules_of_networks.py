@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poise.monitor.history import History, ratio
-from poise.monitor.rules_of_play import has_won
+from poise.monitor.rules_of_play import has_won, real_samples_changed
 from poise.monitor.thresholds import Thresholds
 from poise.monitor.verdict import Finding, finding, worst
 
@@ -41,6 +41,7 @@ def spectral_collapse(history: History, limits: Thresholds) -> Finding | None:
     for layer, rank in history.layers("stable_rank", limits.warm_up):
         share, lately = ratio(rank.now, max(rank.start or 0.0, rank.usual())), ratio(rank.now, rank.usual())
         falls = lately <= limits.rank_decay and rank.deviation() <= -limits.deviations
+        falls = falls and len(rank.past) >= limits.learning  # ranks fall as networks begin to learn
         share = lately if falls else share
         if share <= limits.rank_decay and rank.now <= (limits.rank_small if falls else limits.rank_smallest):
             said = f"the stable rank of {layer} fell to {rank.now:.3g}, {share:.2g} of what it was (limit {{}})"
@@ -54,6 +55,9 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
     Of one layer alone the step is not enough: its weights may be scaled from outside.
     """
     found = []
+    needed, cause = limits.deviations, ""
+    if real_samples_changed(history, limits):
+        needed, cause = needed / 2, ", and the real samples are of another size"
     for player, total in history.layers("gradient_total"):
         layer, whose = _steepest(history, player, limits, up=True), PLAYERS.get(player, player)
         if total.now >= limits.gradient_largest:
@@ -63,9 +67,9 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
             )
         if len(total.past) < limits.warm_up:
             continue
-        growth = ratio(total.now, total.usual())
-        if growth >= limits.gradient_growth and total.deviation() >= limits.deviations:
-            said = f"the gradient of {whose} is {growth:.1f}× its past (limit {{}}×), most so in {layer}"
+        growth = ratio(total.now, total.usual() or max(total.past))  # D's is 0 where it has won: that is no past
+        if growth >= limits.gradient_growth and total.deviation() >= needed:
+            said = f"the gradient of {whose} is {growth:.1f}× its past (limit {{}}×), most so in {layer}{cause}"
             found.append(finding("exploding-gradients", "gradient_norm", layer, growth, limits.gradient_growth, said))
     for player, whose in PLAYERS.items():
         growth, most = _growth_of_steps(history, player, limits)

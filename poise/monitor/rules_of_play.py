@@ -94,7 +94,7 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
     Or they never learnt to be otherwise, and nothing says that D is the cause. All of it is told by ratios to real
     samples, so nothing is said of real samples that have become other ones.
     """
-    if _real_samples_changed(history, limits):
+    if real_samples_changed(history, limits):
         return None
     found = _modes_lost(history, limits) if _came_near(history, limits) else []
     near = history.get("neighbours", past=limits.warm_up)
@@ -233,11 +233,12 @@ def _came_near(history: History, limits: Thresholds) -> bool:
 def _far_off(history: History, limits: Thresholds) -> Finding | None:
     """Fakes that are alike, or far from the data, after so long, and were no better before; by itself mode collapse.
 
-    No better: not in a tenth of the past. Fakes that drew near, and are about as far as the limit now, have not failed.
+    No better: not in a tenth of the past, and no nearer for as long. Fakes that draw near, or drew near and are now
+    about as far as the limit, have not failed.
     """
     for signal, limit in (("coverage", limits.coverage), ("diversity", limits.diversity)):
         series = history.get(signal, past=limits.learning)
-        if series is None:
+        if series is None or history.since_nearer(signal) < limits.learning:
             continue
         if signal == "coverage" and min(series.now, series.tail(10, upper=False)) >= limit:
             said = f"real samples lie {series.now:.3g}× as far from a fake as from each other (limit {{}}×), as before"
@@ -248,7 +249,8 @@ def _far_off(history: History, limits: Thresholds) -> Finding | None:
     return None
 
 
-def _real_samples_changed(history: History, limits: Thresholds) -> bool:
+def real_samples_changed(history: History, limits: Thresholds) -> bool:
+    """Whether they are many times as large as in the past, or as small."""
     largest = history.get("largest_real", past=limits.warm_up)
     if largest is None:
         return False

@@ -21,7 +21,8 @@ class Thresholds:
     patience: int = 2
     """observations in a row for which a sign has to hold"""
     learning: int = 40
-    """observations of the past after which fakes that never came near the data count as a failure; at most 64"""
+    """observations of the past after which fakes that never came near the data, and come no nearer for as many, count
+    as a failure, and so does a rank that falls; at most 64"""
     deviations: float = 6.0
     """robust standard deviations (1.4826 · MAD, of logarithms) by which a signal has to leave its past"""
     gradient_growth: float = 10.0
@@ -88,11 +89,11 @@ class Thresholds:
     """of the past's, in the median of the last 12 observations: modes are being lost, if coverage agrees"""
     coverage_thinned: float = 1.3
     """times the coverage that a quarter of the past was better than, in the same median, for it to agree"""
-    diversity_thinning: float = 0.95
+    diversity_thinning: float = 0.94
     """the same, if coverage and the gap between mean logits agree"""
-    thinning_deviations: float = 1.25
+    thinning_deviations: float = 1.0
     """robust standard deviations (of single observations, at least 2%) by which it then has to leave its past"""
-    coverage_thinning: float = 1.1
+    coverage_thinning: float = 1.07
     """times the coverage that a quarter of the past was better than, for both to agree"""
     gap_thinning: float = 1.2
     """times the gap between mean logits that a quarter of the past was below, likewise"""
@@ -105,7 +106,8 @@ class Thresholds:
     copies: float = 0.05
     """share of real samples that are copies of another one, above 1.5× the past's: the data lose their modes"""
     real_change: float = 3.0
-    """times (or the inverse of it) the past's largest entry of the real samples, beyond which no fakes are compared"""
+    """times (or the inverse of it) the past's largest entry of the real samples, beyond which no fakes are compared,
+    and half as many deviations make a gradient explode"""
     fake_spread: float = 0.02
     """standard deviation of fake logits over that of real ones, below which all fakes are one, images not being seen"""
     sigma_growth: float = 4.0

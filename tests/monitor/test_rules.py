@@ -146,6 +146,44 @@ def test_fakes_that_never_came_near_are_put_down_to_who_is_the_cause(ranking: fl
     assert first.step > records[Thresholds().learning]["step"]  # not before there was time to learn
 
 
+def test_fakes_that_draw_near_are_given_time() -> None:
+    records = healthy()
+    for since, record in enumerate(records):
+        record["coverage"] = max(1.2, 40 * 0.98**since)
+    assert records[80]["coverage"] > Thresholds().coverage
+    assert failures(judged(records)) == []
+    for record in records[70:]:
+        record["coverage"] = 10.0  # no nearer from here on
+    assert failures(judged(records)) == ["mode-collapse"]
+
+
+@pytest.mark.parametrize(("onset", "verdicts"), [(20, []), (ONSET, ["spectral-collapse"])])
+def test_a_rank_may_fall_while_networks_begin_to_learn(onset: int, verdicts: list[str]) -> None:
+    records = healthy()
+    for record in records[onset:]:
+        record["stable_rank"]["D.conv"] = 2.2
+    assert failures(judged(records)) == verdicts
+
+
+def test_a_gradient_that_was_zero_has_no_past_to_grow_from() -> None:
+    records = healthy()
+    for place, record in enumerate(records):
+        record["ranking"] = 0.97  # the discriminator has won
+        for layer in ("D.conv", "D.linear"):
+            record["gradient_norm"][layer] *= 1.0 if place >= ONSET or place % 3 == 0 else 0.0
+    assert failures(judged(records)) == []
+
+
+@pytest.mark.parametrize(("size", "verdicts"), [(1.0, []), (30.0, ["exploding-gradients"])])
+def test_a_gradient_counts_sooner_where_the_real_samples_are_others(size: float, verdicts: list[str]) -> None:
+    records = healthy()
+    for place, record in enumerate(records):
+        for layer in record["gradient_norm"]:
+            record["gradient_norm"][layer] *= 1.5 ** (place % 3 - 1) * (15 if place >= ONSET else 1)
+        record["largest_real"] *= size if place >= ONSET else 1
+    assert failures(judged(records)) == verdicts
+
+
 @pytest.mark.parametrize("coverage", [1.2, 12.0])
 def test_modes_are_lost_only_where_there_were_any(coverage: float) -> None:
     """Fakes that never came near the data draw together and apart as they wander; that is no loss of modes."""
@@ -170,10 +208,10 @@ def test_a_slow_drift_of_some_percent_is_none(share: float) -> None:
         ({"diversity": 0.91}, set()),
         ({"coverage": 1.45}, set()),
         ({"diversity": 0.91, "coverage": 1.45}, {"mode-collapse"}),
-        ({"diversity": 0.93, "coverage": 1.25}, set()),
-        ({"diversity": 0.93, "logit_gap": 1.5}, set()),
+        ({"diversity": 0.92, "coverage": 1.25}, set()),
+        ({"diversity": 0.92, "logit_gap": 1.5}, set()),
         ({"coverage": 1.25, "logit_gap": 1.5}, set()),
-        ({"diversity": 0.93, "coverage": 1.25, "logit_gap": 1.5}, {"mode-collapse"}),
+        ({"diversity": 0.92, "coverage": 1.25, "logit_gap": 1.5}, {"mode-collapse"}),
         ({"G": 2.2}, set()),
         ({"D": 2.2}, set()),
         ({"D": 2.2, "G": 2.2}, {"exploding-gradients"}),
