@@ -233,14 +233,14 @@ def _came_near(history: History, limits: Thresholds) -> bool:
 def _far_off(history: History, limits: Thresholds) -> Finding | None:
     """Fakes that are alike, or far from the data, after so long, and were no better before; by itself mode collapse.
 
-    No better: not in a tenth of the past, and no nearer for as long. Fakes that draw near, or drew near and are now
-    about as far as the limit, have not failed.
+    No better: as far in the median of the past (as alike in nine tenths of it), and no nearer for as long. Fakes that
+    draw near, or drew near and are now about as far as the limit, have not failed.
     """
     for signal, limit in (("coverage", limits.coverage), ("diversity", limits.diversity)):
         series = history.get(signal, past=limits.learning)
         if series is None or history.since_nearer(signal) < limits.learning:
             continue
-        if signal == "coverage" and min(series.now, series.tail(10, upper=False)) >= limit:
+        if signal == "coverage" and min(series.now, series.usual()) >= limit:
             said = f"real samples lie {series.now:.3g}× as far from a fake as from each other (limit {{}}×), as before"
             return finding("mode-collapse", signal, "", series.now, limit, said)
         if signal == "diversity" and max(series.now, series.tail(10, upper=True)) <= limit:
