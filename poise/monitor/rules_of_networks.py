@@ -67,7 +67,8 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
             )
         if len(total.past) < limits.warm_up:
             continue
-        growth = ratio(total.now, total.usual() or max(total.past))  # D's is 0 where it has won: that is no past
+        usual = total.usual() or max(total.past)  # D's is 0 where it has won: that is no past
+        growth = ratio(total.now, usual) if usual > 0 else 0.0
         if growth >= limits.gradient_growth and total.deviation() >= needed:
             said = f"the gradient of {whose} is {growth:.1f}× its past (limit {{}}×), most so in {layer}{cause}"
             found.append(finding("exploding-gradients", "gradient_norm", layer, growth, limits.gradient_growth, said))
