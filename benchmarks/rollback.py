@@ -17,7 +17,7 @@ within 3σ of a mode: modes covered, as usual, by a point at least; the share of
 about cover many modes by chance, modes held: by a tenth at least of the points that the data themselves would have
 there. What the monitor saw, what was changed, and how many steps that took in all, is in the table too.
 
-    python benchmarks/rollback.py [--seeds 0 1 2] [--recipes rates saturating undamped] [--steps 1200] [--fresh]
+    python benchmarks/rollback.py [--seeds 0 1 2 3 4 5] [--recipes rates saturating undamped] [--steps 1200] [--fresh]
 
 Writes ``benchmarks/results/rollback.csv`` and ``.png``; runs that are in the table already are not trained again.
 """
@@ -142,7 +142,7 @@ def known() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--steps", type=int, default=1200)

@@ -177,6 +177,11 @@ class History:
         """Observations since fakes last came nearer, by this signal."""
         return self.seen - self.nearest[signal][2] if signal in self.nearest else self.seen
 
+    def usual_steps(self) -> dict[str, float]:
+        """By player, "G" and "D", the share of its weights that it moved by in a step, in the median of the past."""
+        found = {player: self.get(f"{player.lower()}_step", past=1) for player in ("G", "D")}
+        return {player: series.usual() for player, series in found.items() if series is not None}
+
     @property
     def observations(self) -> int:
         """Of the signal that was seen most, those remembered in the past."""

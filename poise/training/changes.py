@@ -20,15 +20,16 @@ from poise.penalties import OF_WEIGHTS
 from poise.spectra.power import as_matrix
 from poise.training.sections import Choice
 
-AGAIN = Remedy(g_rate=0.25, d_rate=0.25, r1=True, clamp=True)
-"""for a failure that comes back although the run returned for it: all there is"""
+AGAIN = Remedy(g_rate=0.25, d_rate=0.25, r1=True, clamp=True, damp=True)
+"""for a run that fails again although it returned, by the same verdict or another: all there is"""
+STEP = 0.005
+"""share of its weights by which a player that failed may go on to move in an update; with the recipes that ship it is
+0.001 to 0.003"""
 FLAT = "real_logit_std"
 """signal of a discriminator that says the same of all samples; R1 would flatten it further"""
 R1_FIRST, R1_TIMES, R1_MOST = 1.0, 4.0, 100.0
 """γ of an R1 that is added, the middle of what is usual (0.1 to 10: Mescheder et al. 2018), times what it is raised,
 and where that ends"""
-OF_STEPS = ("not-finite", "exploding-gradients")
-"""verdicts of steps that are too large, whatever bounds D: rates are halved at once"""
 HEADROOM = 1.5
 """times σ₀ in the checkpoint, where a clamped layer's is held: some growth is part of learning"""
 
@@ -63,10 +64,10 @@ class Changes:
     def __str__(self) -> str:
         said = []
         if self.g_rate == self.d_rate != 1:
-            said.append(f"learning rates × {self.g_rate:g}")
+            said.append(f"learning rates × {self.g_rate:.3g}")
         else:
             rates = (("generator", self.g_rate), ("discriminator", self.d_rate))
-            said += [f"the {player}'s learning rate × {rate:g}" for player, rate in rates if rate != 1]
+            said += [f"the {player}'s learning rate × {rate:.3g}" for player, rate in rates if rate != 1]
         said += ["no momentum"] if self.damped else []
         said += [f"R1 with γ = {self.r1:g}"] if self.r1 else []
         said += [f"σ₀ of {layer} at most {level:.3g}" for layer, level in self.clamps.items()]
@@ -74,26 +75,35 @@ class Changes:
 
 
 def advised(
-    before: Changes, verdict: Verdict, networks: Mapping[str, nn.Module], penalties: Sequence[Choice], step: int
+    before: Changes,
+    verdict: Verdict,
+    networks: Mapping[str, nn.Module],
+    penalties: Sequence[Choice],
+    step: int,
+    moved: Mapping[str, float] | None = None,
+    with_momentum: bool = False,
 ) -> Changes:
     """The changes after a return for ``verdict``: those before it and what the advice of it asks for.
 
-    A verdict that comes back has both rates quartered, R1 and a clamp of its layer, whatever it asked for at first.
-    A discriminator that nothing bounds gets R1 for any failure: without it the pair need not even converge from close
-    by, at any rate (Mescheder et al. 2018, section 2). So the rates are left as they are the first time, but for a
-    failure ``OF_STEPS``. Not so one whose logits are flat already.
+    A run that fails again, by whatever verdict, has both rates quartered, R1, no momentum, and a clamp of the layer.
+    A discriminator that nothing bounds gets R1 for any failure, and no momentum: without R1 the pair need not even
+    converge from close by, at any rate (Mescheder et al. 2018, section 2), and momentum drives it outward (Gidel et al.
+    2019, section 3). So the rates are left as they are the first time, unless numbers were not finite. Not so one whose
+    logits are flat already. Whatever the verdict, a player that moved faster than ``STEP`` is slowed down to that; not
+    where momentum is taken away, with which it was measured.
 
     Args:
         networks: "G" and "D" as they are in the checkpoint. penalties: the recipe's. step: of the checkpoint.
+        moved: of "G" and "D", the share of its weights that each moved by in an update, where it is known.
+        with_momentum: whether an optimizer has momentum.
     """
-    remedy = REMEDIES[verdict.name]
-    if verdict.name in before.returns:
-        remedy = AGAIN
+    remedy = AGAIN if before.returns else REMEDIES[verdict.name]
     is_flat = verdict.name == "discriminator-blind" and verdict.signal == FLAT
     r1, clamps = before.r1, dict(before.clamps)
     unbounded = is_unbounded(networks.get("D"), penalties) and not is_flat
-    if unbounded and not r1 and verdict.name not in OF_STEPS:
-        remedy = replace(remedy, g_rate=1.0, d_rate=1.0)
+    if unbounded and not r1:
+        is_slower = verdict.is_fatal or before.returns
+        remedy = replace(remedy if is_slower else replace(remedy, g_rate=1.0, d_rate=1.0), damp=True)
     if unbounded or (remedy.r1 and not is_flat):
         own = next((float(choice.options.get("gamma", 10.0)) for choice in penalties if choice.name == "r1"), 0.0)
         r1 = min(R1_MOST, R1_TIMES * (r1 or own) or R1_FIRST)
@@ -103,9 +113,14 @@ def advised(
         sigma = torch.linalg.matrix_norm(as_matrix(weight.detach(), row_dim).float(), 2)
         level = HEADROOM * float(sigma)
         clamps[verdict.layer] = min(level, clamps.get(verdict.layer, level))
-    rates = {"g_rate": before.g_rate * remedy.g_rate, "d_rate": before.d_rate * remedy.d_rate}
+    damped = before.damped or (remedy.damp and with_momentum)
+    known = moved if moved and damped == before.damped else {}
+    g_most, d_most = (STEP / max(STEP, known.get(player, 0.0)) for player in ("G", "D"))
+    rates = {
+        "g_rate": before.g_rate * min(remedy.g_rate, g_most),
+        "d_rate": before.d_rate * min(remedy.d_rate, d_most),
+    }
     returns = {**before.returns, verdict.name: before.returns.get(verdict.name, 0) + 1}
-    damped = before.damped or remedy.damp
     return replace(before, **rates, r1=r1, clamps=clamps, since=step, returns=returns, damped=damped)
 
 
@@ -116,6 +131,11 @@ def damp(optimizer: torch.optim.Optimizer) -> None:
             group["betas"] = (0.0, *group["betas"][1:])
         if "momentum" in group:
             group["momentum"] = 0.0
+
+
+def has_momentum(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``damp`` would change it."""
+    return any(group.get("betas", (0.0,))[0] or group.get("momentum") for group in optimizer.param_groups)
 
 
 def is_unbounded(discriminator: nn.Module | None, penalties: Sequence[Choice]) -> bool:

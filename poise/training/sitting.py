@@ -20,7 +20,7 @@ from poise.monitor.verdict import WARMING_UP
 from poise.sampling import Sampler, labels, latents
 from poise.training import checkpoint
 from poise.training.best import Best, better, measure_for
-from poise.training.changes import advised
+from poise.training.changes import advised, has_momentum
 from poise.training.checkpoint import Progress
 from poise.training.disk import Disk
 from poise.training.log import NoLog, RunLog
@@ -180,8 +180,18 @@ class Sitting:
         granted = grace(self.recipe, self.monitor.judge.thresholds)
         choosing = lambda: checkpoint_before(self.run.checkpoints, self._began(), window, avoided, granted)  # noqa: E731
         back = self.state.restore(self.together.once(choosing))
-        players, penalties = self.state.watched, self.recipe.penalties
-        changes = self.together.once(partial(advised, before, failed, players, penalties, back.step))
+        optimizers = self.state.players.g_optimizer, self.state.players.d_optimizer
+        advising = partial(
+            advised,
+            before,
+            failed,
+            self.state.watched,
+            self.recipe.penalties,
+            back.step,
+            moved=self.monitor.judge.history.usual_steps(),
+            with_momentum=any(map(has_momentum, optimizers)),
+        )
+        changes = self.together.once(advising)
         self.state.change(changes)
         self.done, self.spared = replace(back, rollbacks=rollbacks + 1, changes=changes, spared=0), 0
         self.best = self.done.best

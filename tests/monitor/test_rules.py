@@ -390,3 +390,10 @@ def test_the_past_is_not_taught_by_what_is_not_to_be_remembered() -> None:
 def test_a_threshold_is_above_zero() -> None:
     with pytest.raises(ValueError, match="sigma_growth is 0; a threshold is above 0"):
         Thresholds(sigma_growth=0)
+
+
+def test_the_usual_steps_of_both_players_are_known_once_there_is_a_past() -> None:
+    moved = {"G.conv": 0.001, "G.linear": 0.004, "D.conv": 0.03}
+    judge = judged({**record, "update_ratio": moved} for record in healthy())
+    assert judge.history.usual_steps() == {"G": pytest.approx(0.002), "D": pytest.approx(0.03)}
+    assert Judge().history.usual_steps() == {}
