@@ -73,6 +73,11 @@ class Direction(ABC):
         self.add_derivative_(total, u, v, of_derivative)
         return total
 
+    def images_(self, weight: Tensor, u: Tensor, v_out: Tensor, u_out: Tensor) -> None:
+        """``v_out ← Wᵀu`` and ``u_out ← W v_out``, not differentiable."""
+        into, out_of = self.products(weight)
+        out_of(into(u, out=v_out), out=u_out)
+
     def round(self, weight: Tensor, u: Tensor, v: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Scalar]:
         """One round of power iteration from u (SN paper, algorithm 1): new u and v, and ``σ = uᵀWv``.
 
@@ -117,6 +122,14 @@ class Rows(Direction):
 
     def start(self, weight: Tensor) -> Tensor:
         return F.normalize(weight.new_empty(weight.shape[0]).normal_(), dim=0)
+
+    def images_(self, weight: Tensor, u: Tensor, v_out: Tensor, u_out: Tensor) -> None:
+        if not weight.is_contiguous():
+            super().images_(weight, u, v_out, u_out)
+            return
+        matrix = weight if weight.ndim == 2 else weight.flatten(1)
+        torch.mv(matrix.t(), u, out=v_out)
+        torch.mv(matrix, v_out, out=u_out)
 
 
 class Columns(Direction):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
-from poise.norms.directions import Direction, Scalar, scalar
+from poise.norms.directions import Direction, Rows, Scalar, scalar
 from poise.norms.normalization import as_type, full_precision, wide
 from poise.norms.updates import owner
 
@@ -83,6 +83,18 @@ class Division:
         assert total is not None
         return total
 
+    def derivative_at_once(self, grad: Tensor) -> Tensor:
+        """The same on a CPU, without a graph and without autocast: of one direction in as few calls as there can be."""
+        weight, factor = self.weight, self.factor
+        ((direction, u, v), *others) = self.readings
+        is_plain = not others and type(direction) is Rows and weight._version == self.version
+        if not is_plain or grad.dtype is not u.dtype or not grad.is_contiguous() or not weight.is_contiguous():
+            return self.derivative(grad)
+        share = self._share(scalar(_inner(grad, weight)), self.sigma, factor)
+        assert isinstance(factor, float)
+        assert isinstance(share, float)
+        return torch.addr(grad.flatten(1), u, v, beta=factor, alpha=share).view(weight.shape)
+
     def _derivative_with_graph(self, weight: Tensor, grad: Tensor) -> Tensor:
         """The same as a function of weight and gradient that autograd can differentiate again."""
         sigma = mean_sigma(weight, self.readings)
@@ -120,7 +132,11 @@ class Divide(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         pairs = zip(ctx.divisions, grads, strict=True)
-        return None, *[None if grad is None else division.derivative(grad) for division, grad in pairs]
+        is_plain = (
+            ctx.divisions[0].weight.is_cpu and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        )
+        derive = Division.derivative_at_once if is_plain else Division.derivative
+        return None, *[None if grad is None else derive(division, grad) for division, grad in pairs]
 
 
 _apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, Divide).apply

@@ -55,9 +55,10 @@ class SpectralNorm(Normalization):
         self.scale = float(scale)
         self.eps = eps
         self.directions = directions or {"out": Rows()}
-        for name in self.directions:
-            self.register_buffer(f"u_{name}", None)
-            self.register_buffer(f"v_{name}", None)
+        self._places = [(direction, f"u_{name}", f"v_{name}") for name, direction in self.directions.items()]
+        for _, u, v in self._places:
+            self.register_buffer(u, None)
+            self.register_buffer(v, None)
         self.updates = UpdateCounter()
         self.made = Made()
         self._handle = register(self)
@@ -129,7 +130,7 @@ class SpectralNorm(Normalization):
     def readings(self) -> list[Reading]:
         """The directions with their u and v as they stand."""
         buffers: Any = self._buffers
-        return [(direction, buffers[f"u_{name}"], buffers[f"v_{name}"]) for name, direction in self.directions.items()]
+        return [(direction, buffers[u], buffers[v]) for direction, u, v in self._places]
 
     def sigma(self, weight: Tensor) -> Tensor:
         """The σ divided by: a scalar, differentiable in the weight, with u and v as they stand."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from poise.norms.directions import Scalar, matrix_shape
+from poise.norms.directions import Direction, Scalar
 from poise.norms.division import Division, divide
 from poise.norms.normalization import as_type, full_precision
 from poise.norms.padded import Batch
@@ -136,19 +136,22 @@ def _iterate(members: list[Member]) -> list[Scalar]:
     """
     if not members:
         return []
-    readings = [(root.detach(), *reading) for norm, root in members for reading in norm.readings()]
-    count, shapes = len(readings), [matrix_shape(direction, weight.shape) for weight, direction, _, _ in readings]
-    rows, columns = [rows for rows, _ in shapes], [columns for _, columns in shapes]
+    readings: list[tuple[Tensor, Direction, Tensor, Tensor]] = []
+    rows, columns = [], []
+    for norm, root in members:
+        weight = root.detach()
+        for direction, u_before, v_before in norm.readings():
+            readings.append((weight, direction, u_before, v_before))
+            rows.append(len(u_before))
+            columns.append(len(v_before))
     # In rows of one length, filled up with zeros, so that all are measured by one call and divided by another.
-    longest = max(rows + columns)
-    images = readings[0][0].new_zeros(2 * count, longest)
+    count, longest = len(readings), max(rows + columns)
+    images = members[0][1].new_zeros(2 * count, longest)
     sizes = [size for length in columns + rows for size in (length, longest - length)]
     parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
     vs, us = parts[:count], parts[count:]
     for (weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
-        into, out_of = direction.products(weight)
-        out_of(into(as_type(u_before, weight.dtype), out=v), out=u)
-        del into, out_of  # what they have copied is memory for the next ones, and still in the processor's cache
+        direction.images_(weight, as_type(u_before, weight.dtype), v, u)
     measured = torch.linalg.vector_norm(images, dim=1)
     images /= measured.unsqueeze(1)
     lengths = measured.tolist()

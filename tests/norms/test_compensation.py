@@ -56,7 +56,8 @@ def test_nothing_lifted_is_spectral_normalization():
 
 def test_dynamic_lets_no_ratio_fall_below_the_largest_it_has_had():
     layer, norm, weight = normalized(nn.Conv2d(2, 4, 2).double(), form="dynamic")
-    history = [[1, 0.5, 0.4, 0.1], [1, 0.8, 0.2, 0.15], [1, 0.1, 0.1, 0.05], [1, 0.9, 0.9, 0.2]]
+    # No two alike in a row: their vectors would be any two of a plane.
+    history = [[1, 0.5, 0.4, 0.1], [1, 0.8, 0.2, 0.15], [1, 0.12, 0.1, 0.05], [1, 0.95, 0.9, 0.2]]
     largest = np.zeros(4)
     for ratios in history:
         set_ratios(weight, ratios)

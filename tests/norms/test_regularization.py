@@ -199,7 +199,7 @@ def test_without_a_second_singular_value_there_is_no_ratio_to_hold(weight):
 
 
 def test_a_zero_weight_is_pushed_out_along_a_unit_matrix():
-    layer = nn.Linear(4, 3)
+    layer = nn.Linear(4, 3).double()
     nn.init.zeros_(layer.weight)
     poise.normalize(layer, "sigma-reg", sigma=1.0)
     penalty = poise.weight_penalty(layer)
@@ -207,7 +207,7 @@ def test_a_zero_weight_is_pushed_out_along_a_unit_matrix():
     assert penalty.item() == 1
     grad = layer.get_parameter("parametrizations.weight.original").grad
     assert grad is not None
-    torch.testing.assert_close(torch.linalg.svdvals(grad), torch.tensor([2.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.linalg.svdvals(grad), torch.tensor([2.0, 0.0, 0.0]).double(), atol=1e-14, rtol=0)
 
 
 def test_a_weight_that_is_not_finite_shows_and_is_forgotten():
