@@ -20,6 +20,10 @@ WINDOW = 24
 """observations in which swings and slow drifts are looked for"""
 NEARER = 0.8
 """share of the best distance so far at which fakes have come nearer to the data"""
+SURGE = 10
+"""points over which a surge is measured"""
+GROWING = 1.05
+"""times the median of the last values that the very last one is of a signal that still grows"""
 START = 8
 """observations that the start is the median of"""
 
@@ -103,6 +107,19 @@ class Series:
         middle = _median(logs)
         spread = 1.4826 * _median([abs(log - middle) for log in logs])
         return (_log(self.now if value is None else value) - middle) / max(least, spread)
+
+    def surge(self) -> tuple[float, float, int]:
+        """The growth since ``SURGE`` points of the past ago, the most over as many before, and the steps it took.
+
+        Before is half as many points ago or longer, so that what grows now is not compared with itself. With too few
+        points nothing has grown, nor where the last value is no larger than those just before: that was a leap.
+        """
+        if len(self.past) <= 2 * SURGE or self.recent[-1][1] < GROWING * self.now:
+            return 1.0, 1.0, 0
+        before = self.past[: -SURGE // 2]
+        spacing = (self.last - self.first) / (len(self.past) - 1)
+        steps = self.recent[-1][0] - round(self.last - (SURGE - 1) * spacing)
+        return ratio(self.now, self.past[-SURGE]), max(map(ratio, before[SURGE:], before)), steps
 
     def steps_since(self, factor: float) -> int:
         """Steps since the past last stood within ``factor`` (above 1) of its median, up or down."""

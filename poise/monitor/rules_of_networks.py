@@ -20,6 +20,11 @@ def spectral_explosion(history: History, limits: Thresholds) -> Finding | None:
         if growth >= limit and sigma.deviation() >= limits.deviations:
             said = f"σ₀ of {layer} grew {growth:.1f}× in {sigma.steps_since(1.5)} steps, to {sigma.now:.3g}"
             found.append(finding("spectral-explosion", "sigma", layer, growth, limit, f"{said} (limit {{}}×)"))
+        surge, before, steps = sigma.surge()
+        limit = max(limits.sigma_surge, before**limits.sigma_surge_power)
+        if surge >= limit:
+            said = f"σ₀ of {layer} grew {surge:.1f}× in {steps} steps, to {sigma.now:.3g}, faster than ever before"
+            found.append(finding("spectral-explosion", "sigma", layer, surge, limit, f"{said} (limit {{}}×)"))
         since_start = ratio(sigma.now, sigma.start or sigma.now)
         if since_start >= limits.sigma_growth_since_start:
             said = f"σ₀ of {layer} is {since_start:.1f}× what it was at the start, {sigma.now:.3g} (limit {{}}×)"

@@ -116,6 +116,10 @@ class Thresholds:
     """the same, where the steps of the player's weights have grown by ``update_growth`` too"""
     sigma_growth_since_start: float = 10.0
     """times σ₀ of a layer at the start"""
+    sigma_surge: float = 1.5
+    """times σ₀ of a layer ten points of its past ago, from which it may grow faster than ever before"""
+    sigma_surge_power: float = 6.0
+    """power of its fastest growth over as many points before that it then has to reach as well"""
     sigma_largest: float = 1e4
     """σ₀ of a weight that is used as it is"""
     rank_decay: float = 0.3

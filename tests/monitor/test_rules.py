@@ -108,6 +108,22 @@ def test_growth_of_sigma_is_told_with_its_steps_and_remedy() -> None:
     assert "sigma-clamp" in verdict.advice
 
 
+@pytest.mark.parametrize(("before", "verdicts"), [(1.0, ["spectral-explosion"]), (1.02, [])])
+def test_a_sigma_that_grows_faster_than_ever_before_is_named_before_it_is_large(
+    before: float, verdicts: list[str]
+) -> None:
+    """By 8% a record it is 2.2 times as large after ten, which is no surge of one that has grown by 2% all along."""
+    records = healthy()[: ONSET + 11]
+    for since, record in enumerate(records, -ONSET):
+        record["sigma"]["G.conv"] = before**since if since < 0 else 1.08**since
+    judge = judged(records)
+    assert failures(judge) == verdicts
+    if verdicts:
+        assert judge.verdict.value is not None
+        assert judge.verdict.value < 2.3
+        assert "faster than ever before" in judge.verdict.evidence
+
+
 def test_what_came_first_is_the_cause() -> None:
     """Gradients explode once σ has; and at last nothing is finite."""
     records = pattern("σ of a layer grows by a tenth each time")
