@@ -23,7 +23,7 @@ from poise.training.sections import Choice
 AGAIN = Remedy(g_rate=0.25, d_rate=0.25, r1=True, clamp=True, damp=True)
 """for a run that fails again although it returned, by the same verdict or another: all there is"""
 STEP = 0.005
-"""share of its weights by which a player that failed may go on to move in an update; with the recipes that ship it is
+"""share of its weights by which a player that failed may go on to move in a step; with the recipes that ship it is
 0.001 to 0.003"""
 FLAT = "real_logit_std"
 """signal of a discriminator that says the same of all samples; R1 would flatten it further"""
@@ -94,7 +94,7 @@ def advised(
 
     Args:
         networks: "G" and "D" as they are in the checkpoint. penalties: the recipe's. step: of the checkpoint.
-        moved: of "G" and "D", the share of its weights that each moved by in an update, where it is known.
+        moved: of "G" and "D", the share of its weights that each moved by in a step, where it is known.
         with_momentum: whether an optimizer has momentum.
     """
     remedy = AGAIN if before.returns else REMEDIES[verdict.name]
