@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
-from poise.norms.directions import Direction, Rows, Scalar, scalar
+from poise.norms.directions import Direction, Scalar, scalar
 from poise.norms.normalization import as_type, full_precision, wide
 from poise.norms.updates import owner
 
@@ -84,16 +84,11 @@ class Division:
         return total
 
     def derivative_at_once(self, grad: Tensor) -> Tensor:
-        """The same on a CPU, without a graph and without autocast: of one direction in as few calls as there can be."""
-        weight, factor = self.weight, self.factor
-        ((direction, u, v), *others) = self.readings
-        is_plain = not others and type(direction) is Rows and weight._version == self.version
-        if not is_plain or grad.dtype is not u.dtype or not grad.is_contiguous() or not weight.is_contiguous():
+        """The same on a CPU, without a graph and without autocast, which small weights are not to be asked for each."""
+        weight = self.weight
+        if weight._version != self.version or wide(weight) is not weight:
             return self.derivative(grad)
-        share = self._share(scalar(_inner(grad, weight)), self.sigma, factor)
-        assert isinstance(factor, float)
-        assert isinstance(share, float)
-        return torch.addr(grad.flatten(1), u, v, beta=factor, alpha=share).view(weight.shape)
+        return self._derivative(weight, grad)
 
     def _derivative_with_graph(self, weight: Tensor, grad: Tensor) -> Tensor:
         """The same as a function of weight and gradient that autograd can differentiate again."""
