@@ -31,12 +31,12 @@ format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The marker is newer than pyproject.toml when what it asks for is installed: a second call installs nothing.
-$(READY): pyproject.toml
+# The marker is newer than what is installed and built: a second call does neither.
+$(READY): pyproject.toml $(wildcard poise/kernels/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "poise needs Python >= 3.11; set PYTHON=python3.11 or newer"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist *.egg-info poise/kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,14 +7,15 @@ so nothing of the weight's size is saved, and the backward pass is one product a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
-from poise.norms.directions import Direction, Scalar, scalar
+from poise import kernels
+from poise.norms.directions import Columns, Direction, Scalar, scalar
 from poise.norms.normalization import as_type, full_precision, wide
 from poise.norms.updates import owner
 
@@ -63,14 +64,23 @@ class Division:
         Raises:
             RuntimeError: the weight was changed in place since.
         """
-        weight = self.weight
-        if weight._version != self.version:
-            raise RuntimeError(
-                "a normalized weight was modified in place between a forward and its backward pass (an optimizer step, "
-                f"as a rule): it is at version {weight._version}, expected version {self.version}; run backward first"
-            )
+        weight = self.unchanged()
         derive = self._derivative_with_graph if torch.is_grad_enabled() else self._derivative
         return as_type(full_precision(derive, weight.device)(wide(weight), wide(grad)), weight.dtype)
+
+    def unchanged(self) -> Tensor:
+        """The weight.
+
+        Raises:
+            RuntimeError: it was changed in place since.
+        """
+        if self.weight._version != self.version:
+            raise RuntimeError(
+                "a normalized weight was modified in place between a forward and its backward pass (an optimizer step, "
+                f"as a rule): it is at version {self.weight._version}, expected version {self.version}; run backward "
+                "first"
+            )
+        return self.weight
 
     def _derivative(self, weight: Tensor, grad: Tensor) -> Tensor:
         share = self._share(scalar(_inner(grad, weight)), self.sigma, self.factor)
@@ -82,13 +92,6 @@ class Division:
                 direction.add_derivative_(total, u, v, share)
         assert total is not None
         return total
-
-    def derivative_at_once(self, grad: Tensor) -> Tensor:
-        """The same on a CPU, without a graph and without autocast, which small weights are not to be asked for each."""
-        weight = self.weight
-        if weight._version != self.version or wide(weight) is not weight:
-            return self.derivative(grad)
-        return self._derivative(weight, grad)
 
     def _derivative_with_graph(self, weight: Tensor, grad: Tensor) -> Tensor:
         """The same as a function of weight and gradient that autograd can differentiate again."""
@@ -126,12 +129,34 @@ class Divide(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        pairs = zip(ctx.divisions, grads, strict=True)
+        pairs = [(division, grad) for division, grad in zip(ctx.divisions, grads, strict=True) if grad is not None]
         is_plain = (
             ctx.divisions[0].weight.is_cpu and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         )
-        derive = Division.derivative_at_once if is_plain else Division.derivative
-        return None, *[None if grad is None else derive(division, grad) for division, grad in pairs]
+        found: Iterable[Tensor] | None = None
+        if is_plain and len(ctx.divisions) > 1:
+            found = _derivatives(pairs)
+        if found is None:
+            found = [division.derivative(grad) for division, grad in pairs]
+        each = iter(found)
+        return None, *[None if grad is None else next(each) for grad in grads]
+
+
+def _derivatives(pairs: list[tuple[Division, Tensor]]) -> list[Tensor] | None:
+    """``Division.derivative`` of several without a graph, if they can be computed all at once."""
+    return kernels.derivatives(
+        [
+            (
+                grad,
+                division.unchanged().detach(),
+                [(isinstance(direction, Columns), u, v) for direction, u, v in division.readings],
+                division.factor,
+                division.sigma,
+                division.eps,
+            )
+            for division, grad in pairs
+        ]
+    )
 
 
 _apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, Divide).apply

@@ -6,14 +6,17 @@ in one. On other devices products are batched as well.
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Iterator
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from poise.norms.directions import Direction, Scalar
+from poise import kernels
+from poise.norms.directions import Columns, Direction, Scalar
 from poise.norms.division import Division, divide
 from poise.norms.normalization import as_type, full_precision
 from poise.norms.padded import Batch
@@ -31,6 +34,8 @@ LEAST, MOST = 1e-8, 1e8
 
 Member = tuple["SpectralNorm", Tensor]
 """a norm and its weight"""
+Round = tuple[Tensor, Tensor, float]
+"""u and v after a round of power iteration, and σ; NaN where it has to be done again by ``Direction.round``"""
 
 
 class Stack:
@@ -129,45 +134,42 @@ def _one_by_one(members: list[Member], due: list[bool]) -> list[Scalar]:
 
 
 def _iterate(members: list[Member]) -> list[Scalar]:
-    """As ``SpectralNorm.iterate`` for several: ``Wᵀu`` and ``WWᵀu`` of each, and of their lengths 1/σ, v, u and σ.
-
-    Those whose lengths are out of range, where squares could over- or underflow, zero weights among them, are begun
-    again by ``Direction.round``.
-    """
+    """As ``SpectralNorm.iterate`` for several. Zero weights and those out of range are left to ``Direction.round``."""
     if not members:
         return []
-    readings: list[tuple[Tensor, Direction, Tensor, Tensor]] = []
-    rows, columns = [], []
-    for norm, root in members:
-        weight = root.detach()
-        for direction, u_before, v_before in norm.readings():
-            readings.append((weight, direction, u_before, v_before))
-            rows.append(len(u_before))
-            columns.append(len(v_before))
-    # In rows of one length, filled up with zeros, so that all are measured by one call and divided by another.
-    count, longest = len(readings), max(rows + columns)
-    images = members[0][1].new_zeros(2 * count, longest)
-    sizes = [size for length in columns + rows for size in (length, longest - length)]
-    parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
-    vs, us = parts[:count], parts[count:]
-    for (weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
-        direction.images_(weight, as_type(u_before, weight.dtype), v, u)
-    measured = torch.linalg.vector_norm(images, dim=1)
-    images /= measured.unsqueeze(1)
-    lengths = measured.tolist()
-    found = zip(readings, us, vs, lengths[count:], lengths[:count], strict=True)
+    readings = [(norm, root.detach(), *reading) for norm, root in members for reading in norm.readings()]
+    found = kernels.power_rounds(
+        [(weight, isinstance(direction, Columns), u, norm.eps) for norm, weight, direction, u, _ in readings]
+    )
+    each = iter(zip(readings, found or _by_operators(readings), strict=True))
     sigmas = []
     for norm, _ in members:
         total: Scalar = 0.0
         for name in norm.directions:
-            (weight, direction, u_before, v_before), u, v, of_u, of_v = next(found)
-            sigma: Scalar
-            if LEAST < of_v < MOST:
-                sigma = of_u / of_v
-            else:
+            (_, weight, direction, u_before, v_before), (u, v, sigma) = next(each)
+            own: Scalar = sigma
+            if math.isnan(sigma):
                 dtype = weight.dtype
-                u, v, sigma = direction.round(weight, as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
+                u, v, own = direction.round(weight, as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
             norm.keep(name, u, v)
-            total = total + sigma
+            total = total + own
         sigmas.append(total / len(norm.directions))
     return sigmas
+
+
+def _by_operators(readings: list[tuple[SpectralNorm, Tensor, Direction, Tensor, Tensor]]) -> Iterator[Round]:
+    """A round for each reading, as ``kernels.power_rounds`` gives it."""
+    # In rows of one length, filled up with zeros, so that all are measured by one call and divided by another.
+    rows, columns = [len(u) for *_, u, _ in readings], [len(v) for *_, v in readings]
+    count, longest = len(readings), max(rows + columns)
+    images = readings[0][1].new_zeros(2 * count, longest)
+    sizes = [size for length in columns + rows for size in (length, longest - length)]
+    parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
+    vs, us = parts[:count], parts[count:]
+    for (_, weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
+        direction.images_(weight, as_type(u_before, weight.dtype), v, u)
+    measured = torch.linalg.vector_norm(images, dim=1)
+    images /= measured.unsqueeze(1)
+    lengths = measured.tolist()
+    for u, v, of_u, of_v in zip(us, vs, lengths[count:], lengths[:count], strict=True):
+        yield u, v, of_u / of_v if LEAST < of_v < MOST else math.nan

@@ -1,0 +1,249 @@
+/* Spectral normalization of many small float32 weights on a CPU, where calling an operator for each step of each weight
+   costs more than the arithmetic. Tensors come as addresses; poise/kernels/__init__.py sees to it that they are what
+   is said of them. Plain C and Python's stable interface: nothing of torch is needed to build it. */
+
+#define _GNU_SOURCE
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef __GNUC__
+#error "needs the vector types of GCC and Clang; without this module poise calls torch's operators instead"
+#endif
+
+#define LANES 16
+#define BLOCK 1024
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define AT(place) (*(lanes *)(place))
+#define IN(place) (*(const lanes *)(place))
+
+/* A round of power iteration on a weight of shape (outer, middle, kernel), read as a matrix by rows or by columns. */
+typedef struct {
+    Py_ssize_t by_columns, outer, middle, kernel;
+    const float *w, *u;
+    float *v, *u_new;
+    double eps, length, sigma;
+} Round;
+
+/* The gradient of W where grad is that of factor·W, factor = scale/σ̄; a direction that is not used has null vectors. */
+typedef struct {
+    Py_ssize_t outer, middle, kernel;
+    const float *grad, *w;
+    float *out;
+    const float *row_u, *row_v, *column_u, *column_v;
+    double factor, sigma, eps;
+} Derivative;
+
+typedef struct {
+    void (*round_of_rows)(Round *);
+    void (*round_of_columns)(Round *, float *);
+    void (*derive)(const Derivative *, float *);
+} Loops;
+
+/* y[i, j] = x[i], i < m, j < k. */
+static void spread_out(float *y, const float *x, Py_ssize_t m, Py_ssize_t k) {
+    for (Py_ssize_t i = 0; i < m; ++i) {
+        for (Py_ssize_t j = 0; j < k; ++j) y[i * k + j] = x[i];
+    }
+}
+
+#define TARGET
+#define NAME(f) f##_anywhere
+#include "loops.h"
+#undef TARGET
+#undef NAME
+
+#if defined(__x86_64__)
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAME(f) f##_avx2
+#include "loops.h"
+#undef TARGET
+#undef NAME
+#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define NAME(f) f##_avx512
+#include "loops.h"
+#undef TARGET
+#undef NAME
+#endif
+
+static Loops best_loops(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f")) return loops_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return loops_avx2;
+#endif
+    return loops_anywhere;
+}
+
+static Loops chosen;
+
+/* Items of a list of numbers, one after the other; once one cannot be read, all that follow are 0. */
+typedef struct {
+    PyObject *list;
+    Py_ssize_t next;
+} Reader;
+
+static int64_t next_integer(Reader *reader) {
+    PyObject *item = PyErr_Occurred() ? NULL : PyList_GetItem(reader->list, reader->next++);
+    return item == NULL ? 0 : PyLong_AsLongLong(item);
+}
+
+static void *next_address(Reader *reader) { return (void *)(uintptr_t)next_integer(reader); }
+
+static double next_number(Reader *reader) {
+    PyObject *item = PyErr_Occurred() ? NULL : PyList_GetItem(reader->list, reader->next++);
+    return item == NULL ? 0 : PyFloat_AsDouble(item);
+}
+
+/* Memory for as many jobs as a list of `fields` numbers each tells of, and their count. */
+static void *jobs_of(PyObject *list, Py_ssize_t fields, size_t size, Py_ssize_t *count) {
+    const Py_ssize_t length = PyList_Size(list);
+    if (length < 0) return NULL;
+    if (length % fields) return PyErr_Format(PyExc_ValueError, "%zd numbers given; needed: %zd a weight", length, fields);
+    *count = length / fields;
+    void *jobs = calloc(*count ? *count : 1, size);
+    return jobs == NULL ? PyErr_NoMemory() : jobs;
+}
+
+/* Jobs shared out among threads: each takes the next one that nobody has taken. */
+typedef struct {
+    void (*work)(void *jobs, Py_ssize_t index, float *space);
+    void *jobs;
+    Py_ssize_t count, next, done;
+    size_t space;
+} Crew;
+
+static void take_part(void *argument) {
+    Crew *crew = argument;
+    float *space = malloc(crew->space);
+    if (space == NULL) return; /* leaves the jobs to others */
+    for (;;) {
+        const Py_ssize_t index = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
+        if (index >= crew->count) break;
+        crew->work(crew->jobs, index, space);
+        __atomic_fetch_add(&crew->done, 1, __ATOMIC_RELAXED);
+    }
+    free(space);
+}
+
+/* The entry of the OpenMP library that torch has loaded, whose threads are awake then: others would take longer to wake
+   than the work takes. */
+static void (*on_torch_threads)(void (*)(void *), void *, unsigned, unsigned);
+
+/* Does all jobs; returns whether there was memory to. */
+static int do_all(Crew *crew, Py_ssize_t threads) {
+    if (threads > 1 && on_torch_threads != NULL) on_torch_threads(take_part, crew, (unsigned)threads, 0);
+    else take_part(crew);
+    return crew->done == crew->count;
+}
+
+static Py_ssize_t larger(Py_ssize_t a, Py_ssize_t b) { return a > b ? a : b; }
+
+/* Memory for the loops of a weight read by columns. */
+static Py_ssize_t space_of(Py_ssize_t middle, Py_ssize_t kernel) { return (2 * middle + LANES) * kernel; }
+
+static void do_round(void *jobs, Py_ssize_t index, float *space) {
+    Round *r = (Round *)jobs + index;
+    if (r->by_columns) chosen.round_of_columns(r, space);
+    else chosen.round_of_rows(r);
+}
+
+#define ROUND_FIELDS 9
+
+static PyObject *rounds(PyObject *module, PyObject *args) {
+    PyObject *list, *found = NULL;
+    Py_ssize_t threads, count = 0, most = 1;
+    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &list, &threads)) return NULL;
+    Round *jobs = jobs_of(list, ROUND_FIELDS, sizeof(Round), &count);
+    if (jobs == NULL) return NULL;
+    Reader reader = {list, 0};
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        Round *r = jobs + i;
+        r->by_columns = next_integer(&reader);
+        r->outer = next_integer(&reader);
+        r->middle = next_integer(&reader);
+        r->kernel = next_integer(&reader);
+        r->w = next_address(&reader);
+        r->u = next_address(&reader);
+        r->v = next_address(&reader);
+        r->u_new = next_address(&reader);
+        r->eps = next_number(&reader);
+        most = larger(most, space_of(r->middle, r->kernel));
+    }
+    if (!PyErr_Occurred()) {
+        Crew crew = {do_round, jobs, count, 0, 0, sizeof(float) * most};
+        int done;
+        Py_BEGIN_ALLOW_THREADS
+        done = do_all(&crew, threads);
+        Py_END_ALLOW_THREADS
+        found = done ? PyList_New(count) : PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; found != NULL && i < count; ++i) {
+        const Round *r = jobs + i;
+        const int is_known = r->length > r->eps && r->length < INFINITY && r->sigma > r->eps && r->sigma < INFINITY;
+        PyList_SetItem(found, i, PyFloat_FromDouble(is_known ? r->sigma : NAN));
+    }
+    free(jobs);
+    return found;
+}
+
+static void do_derivative(void *jobs, Py_ssize_t index, float *space) { chosen.derive((Derivative *)jobs + index, space); }
+
+#define DERIVATIVE_FIELDS 13
+
+static PyObject *derivatives(PyObject *module, PyObject *args) {
+    PyObject *list;
+    Py_ssize_t threads, count = 0, most = 1;
+    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &list, &threads)) return NULL;
+    Derivative *jobs = jobs_of(list, DERIVATIVE_FIELDS, sizeof(Derivative), &count);
+    if (jobs == NULL) return NULL;
+    Reader reader = {list, 0};
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        Derivative *d = jobs + i;
+        d->outer = next_integer(&reader);
+        d->middle = next_integer(&reader);
+        d->kernel = next_integer(&reader);
+        d->grad = next_address(&reader);
+        d->w = next_address(&reader);
+        d->out = next_address(&reader);
+        d->row_u = next_address(&reader);
+        d->row_v = next_address(&reader);
+        d->column_u = next_address(&reader);
+        d->column_v = next_address(&reader);
+        d->factor = next_number(&reader);
+        d->sigma = next_number(&reader);
+        d->eps = next_number(&reader);
+        most = larger(most, space_of(d->middle, d->kernel));
+    }
+    if (!PyErr_Occurred()) {
+        Crew crew = {do_derivative, jobs, count, 0, 0, sizeof(float) * most};
+        int done;
+        Py_BEGIN_ALLOW_THREADS
+        done = do_all(&crew, threads);
+        Py_END_ALLOW_THREADS
+        if (!done) PyErr_NoMemory();
+    }
+    free(jobs);
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"rounds", rounds, METH_VARARGS, "Rounds of power iteration; returns each σ, NaN where a length is no number above eps."},
+    {"derivatives", derivatives, METH_VARARGS, "Gradients of weights from those of the weights divided by their σ."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "poise.kernels._cpu", "Loops over small float32 weights.", -1, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__cpu(void) {
+    chosen = best_loops();
+    on_torch_threads = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    return PyModule_Create(&definition);
+}
