@@ -65,6 +65,32 @@ def power_rounds(readings: list[tuple[Tensor, bool, Tensor, float]]) -> list[tup
     return list(zip(parts[1::2], parts[::2], sigmas, strict=True))
 
 
+def follow(weights: list[Tensor], jobs: list[tuple[int, int, int, int, int, int]]) -> tuple[Tensor, ...]:
+    """One round of following the largest singular values of each weight, as ``poise.spectra.tracking`` does it.
+
+    Args:
+        weights: with an ``address``, of one or more entries.
+        jobs: of each its first dimension, the product of all others, how many vectors are followed, by how many steps
+            of block Lanczos, how many values are wanted, and the address of the basis: that many orthonormal vectors of
+            the shorter of the two sizes. The next basis takes its place; a weight of zeros, or with NaN or infinity,
+            leaves it as it is.
+
+    Returns:
+        The values of each, shape (wanted,), descending; NaN for a weight with NaN or infinity.
+    """
+    sizes = [job[4] for job in jobs]
+    memory = torch.empty(sum(sizes))
+    values = memory.data_ptr()
+    numbers: list[float] = []
+    entries = 0
+    for weight, job in zip(weights, jobs, strict=True):
+        numbers += (*job, weight.data_ptr(), values)
+        values += 4 * job[4]
+        entries += job[0] * job[1]
+    _cpu.follow(numbers, threads_for(entries))
+    return torch.unsafe_split_with_sizes(memory, sizes)
+
+
 def address(x: Tensor) -> int:
     """Where the entries of a tensor begin; 0 if they are not float32, in order, in memory of this process."""
     if type(x) not in PLAIN or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():

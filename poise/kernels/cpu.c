@@ -17,6 +17,7 @@
 
 #define LANES 16
 #define BLOCK 1024
+#define LEFT 1e-5 /* of a vector, what is not rounding */
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define AT(place) (*(lanes *)(place))
 #define IN(place) (*(const lanes *)(place))
@@ -38,16 +39,73 @@ typedef struct {
     double factor, sigma, eps;
 } Derivative;
 
+/* One round of following the largest singular values of W, shape (rows, columns), by so many steps of block Lanczos. The
+   basis, `count` vectors of the shorter side, is replaced by the next one, or left where W tells nothing. */
+typedef struct {
+    Py_ssize_t rows, columns, count, steps, wanted;
+    const float *w;
+    float *basis, *values;
+} Follow;
+
 typedef struct {
     void (*round_of_rows)(Round *);
     void (*round_of_columns)(Round *, float *);
     void (*derive)(const Derivative *, float *);
+    void (*follow)(const Follow *, void *);
 } Loops;
 
 /* y[i, j] = x[i], i < m, j < k. */
 static void spread_out(float *y, const float *x, Py_ssize_t m, Py_ssize_t k) {
     for (Py_ssize_t i = 0; i < m; ++i) {
         for (Py_ssize_t j = 0; j < k; ++j) y[i * k + j] = x[i];
+    }
+}
+
+/* Eigenvalues of a symmetric matrix of full precision, descending, on its diagonal, and eigenvectors as the columns of
+   `turn`: Jacobi's rotations, pair by pair, until nothing is left to turn (Golub and Van Loan, section 8.5). */
+static void diagonalize(double *a, double *turn, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n * n; ++i) turn[i] = i % (n + 1) == 0;
+    int is_done = 0;
+    for (int sweep = 0; sweep < 30 && !is_done; ++sweep) {
+        is_done = 1;
+        for (Py_ssize_t p = 0; p < n; ++p) {
+            for (Py_ssize_t q = p + 1; q < n; ++q) {
+                const double off = a[p * n + q];
+                if (!(fabs(off) > 1e-15 * sqrt(fabs(a[p * n + p] * a[q * n + q])))) continue;
+                is_done = 0;
+                const double ratio = (a[q * n + q] - a[p * n + p]) / (2 * off);
+                const double tangent = (ratio < 0 ? -1 : 1) / (fabs(ratio) + sqrt(1 + ratio * ratio));
+                const double cosine = 1 / sqrt(1 + tangent * tangent), sine = tangent * cosine;
+                for (Py_ssize_t i = 0; i < n; ++i) {
+                    const double x = a[i * n + p], y = a[i * n + q];
+                    a[i * n + p] = cosine * x - sine * y;
+                    a[i * n + q] = sine * x + cosine * y;
+                }
+                for (Py_ssize_t i = 0; i < n; ++i) {
+                    const double x = a[p * n + i], y = a[q * n + i], s = turn[i * n + p], t = turn[i * n + q];
+                    a[p * n + i] = cosine * x - sine * y;
+                    a[q * n + i] = sine * x + cosine * y;
+                    turn[i * n + p] = cosine * s - sine * t;
+                    turn[i * n + q] = sine * s + cosine * t;
+                }
+                a[p * n + q] = a[q * n + p] = 0;
+            }
+        }
+    }
+    for (Py_ssize_t p = 0; p < n; ++p) {
+        Py_ssize_t largest = p;
+        for (Py_ssize_t q = p + 1; q < n; ++q) {
+            if (a[q * n + q] > a[largest * n + largest]) largest = q;
+        }
+        if (largest == p) continue;
+        const double value = a[p * n + p];
+        a[p * n + p] = a[largest * n + largest];
+        a[largest * n + largest] = value;
+        for (Py_ssize_t i = 0; i < n; ++i) {
+            const double entry = turn[i * n + p];
+            turn[i * n + p] = turn[i * n + largest];
+            turn[i * n + largest] = entry;
+        }
     }
 }
 
@@ -134,11 +192,18 @@ static void take_part(void *argument) {
    than the work takes. */
 static void (*on_torch_threads)(void (*)(void *), void *, unsigned, unsigned);
 
-/* Does all jobs; returns whether there was memory to. */
-static int do_all(Crew *crew, Py_ssize_t threads) {
-    if (threads > 1 && on_torch_threads != NULL) on_torch_threads(take_part, crew, (unsigned)threads, 0);
-    else take_part(crew);
-    return crew->done == crew->count;
+/* Does all jobs, each with so many floats to work in; returns whether it did, else with Python's error set. */
+static int do_all(
+    void (*work)(void *, Py_ssize_t, float *), void *jobs, Py_ssize_t count, Py_ssize_t floats, Py_ssize_t threads
+) {
+    if (PyErr_Occurred()) return 0;
+    Crew crew = {work, jobs, count, 0, 0, sizeof(float) * floats};
+    Py_BEGIN_ALLOW_THREADS
+    if (threads > 1 && on_torch_threads != NULL) on_torch_threads(take_part, &crew, (unsigned)threads, 0);
+    else take_part(&crew);
+    Py_END_ALLOW_THREADS
+    if (crew.done < count) PyErr_NoMemory();
+    return crew.done == count;
 }
 
 static Py_ssize_t larger(Py_ssize_t a, Py_ssize_t b) { return a > b ? a : b; }
@@ -174,14 +239,7 @@ static PyObject *rounds(PyObject *module, PyObject *args) {
         r->eps = next_number(&reader);
         most = larger(most, space_of(r->middle, r->kernel));
     }
-    if (!PyErr_Occurred()) {
-        Crew crew = {do_round, jobs, count, 0, 0, sizeof(float) * most};
-        int done;
-        Py_BEGIN_ALLOW_THREADS
-        done = do_all(&crew, threads);
-        Py_END_ALLOW_THREADS
-        found = done ? PyList_New(count) : PyErr_NoMemory();
-    }
+    if (do_all(do_round, jobs, count, most, threads)) found = PyList_New(count);
     for (Py_ssize_t i = 0; found != NULL && i < count; ++i) {
         const Round *r = jobs + i;
         const int is_known = r->length > r->eps && r->length < INFINITY && r->sigma > r->eps && r->sigma < INFINITY;
@@ -219,22 +277,46 @@ static PyObject *derivatives(PyObject *module, PyObject *args) {
         d->eps = next_number(&reader);
         most = larger(most, space_of(d->middle, d->kernel));
     }
-    if (!PyErr_Occurred()) {
-        Crew crew = {do_derivative, jobs, count, 0, 0, sizeof(float) * most};
-        int done;
-        Py_BEGIN_ALLOW_THREADS
-        done = do_all(&crew, threads);
-        Py_END_ALLOW_THREADS
-        if (!done) PyErr_NoMemory();
-    }
+    const int done = do_all(do_derivative, jobs, count, most, threads);
     free(jobs);
-    if (PyErr_Occurred()) return NULL;
+    if (!done) return NULL;
+    Py_RETURN_NONE;
+}
+
+static void do_follow(void *jobs, Py_ssize_t index, float *space) { chosen.follow((Follow *)jobs + index, space); }
+
+#define FOLLOW_FIELDS 8
+
+static PyObject *follow(PyObject *module, PyObject *args) {
+    PyObject *list;
+    Py_ssize_t threads, count = 0, most = 1;
+    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &list, &threads)) return NULL;
+    Follow *jobs = jobs_of(list, FOLLOW_FIELDS, sizeof(Follow), &count);
+    if (jobs == NULL) return NULL;
+    Reader reader = {list, 0};
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        Follow *f = jobs + i;
+        f->rows = next_integer(&reader);
+        f->columns = next_integer(&reader);
+        f->count = next_integer(&reader);
+        f->steps = next_integer(&reader);
+        f->wanted = next_integer(&reader);
+        f->basis = next_address(&reader);
+        f->w = next_address(&reader);
+        f->values = next_address(&reader);
+        const Py_ssize_t size = f->count * (f->steps + 1);
+        most = larger(most, 4 * size * size + size * (f->rows + f->columns) + f->count * f->rows);
+    }
+    const int done = do_all(do_follow, jobs, count, most, threads);
+    free(jobs);
+    if (!done) return NULL;
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
     {"rounds", rounds, METH_VARARGS, "Rounds of power iteration; returns each σ, NaN where a length is no number above eps."},
     {"derivatives", derivatives, METH_VARARGS, "Gradients of weights from those of the weights divided by their σ."},
+    {"follow", follow, METH_VARARGS, "Rounds of following the largest singular values."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -33,9 +33,12 @@ TARGET static double NAME(inner)(const float *a, const float *b, Py_ssize_t n) {
         }
         for (; j + LANES <= end; j += LANES) s0 += IN(a + j) * IN(b + j);
         s0 = (s0 + s1) + (s2 + s3);
-        float sum = 0;
-        for (int lane = 0; lane < LANES; ++lane) sum += s0[lane];
-        for (; j < end; ++j) sum += a[j] * b[j];
+        float sums[LANES], sum;
+        AT(sums) = s0;
+        for (int half = LANES / 2; half > 0; half /= 2) {
+            for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+        }
+        for (sum = sums[0]; j < end; ++j) sum += a[j] * b[j];
         total += sum;
     }
     return total;
@@ -138,4 +141,104 @@ TARGET static void NAME(derive)(const Derivative *d, float *space) {
     }
 }
 
-static const Loops NAME(loops) = {NAME(round_of_rows), NAME(round_of_columns), NAME(derive)};
+/* Takes from x its parts along `count` rows of unit length, twice, so that none is left by rounding; returns how much of
+   x, in length, is left. */
+TARGET static double NAME(left_of)(float *x, const float *rows, Py_ssize_t count, Py_ssize_t n) {
+    const double before = sqrt(NAME(inner)(x, x, n));
+    for (int time = 0; time < 2; ++time) {
+        for (Py_ssize_t i = 0; i < count; ++i) {
+            const float part = (float)NAME(inner)(x, rows + i * n, n);
+            const float *row = rows + i * n;
+            Py_ssize_t j = 0;
+            for (; j + LANES <= n; j += LANES) AT(x + j) -= part * IN(row + j);
+            for (; j < n; ++j) x[j] -= part * row[j];
+        }
+    }
+    return before > 0 ? sqrt(NAME(inner)(x, x, n)) / before : 0;
+}
+
+/* Makes rows orthonormal, the first `known` of which are, in order; one that depends on those before is replaced by what
+   is left of a unit vector. */
+TARGET static void NAME(orthonormalize)(float *rows, Py_ssize_t known, Py_ssize_t count, Py_ssize_t n) {
+    Py_ssize_t next = 0;
+    for (Py_ssize_t i = known; i < count; ++i) {
+        float *row = rows + i * n;
+        NAME(unit)(row, n);
+        double left = row[0] == row[0] ? NAME(left_of)(row, rows, i, n) : 0;
+        for (; !(left > LEFT) && next < n; ++next) {
+            memset(row, 0, sizeof(float) * n);
+            row[next] = 1;
+            left = NAME(left_of)(row, rows, i, n);
+            if (left * left * n < 0.5) left = 0; /* of all unit vectors some have more */
+        }
+        if (left > LEFT) NAME(unit)(row, n);
+        else memset(row, 0, sizeof(float) * n); /* the space is full */
+    }
+}
+
+/* y[t] = x[t] W, t < count, W of shape (m, n); a few rows at a time, which stay in the nearest cache. */
+TARGET static void NAME(times)(
+    float *y, const float *x, const float *w, Py_ssize_t count, Py_ssize_t m, Py_ssize_t n
+) {
+    memset(y, 0, sizeof(float) * count * n);
+    for (Py_ssize_t i = 0; i < m; i += 4) {
+        const Py_ssize_t height = m - i < 4 ? m - i : 4;
+        for (Py_ssize_t t = 0; t < count; ++t) NAME(add_rows)(y + t * n, w + i * n, x + t * m + i, height, n);
+    }
+}
+
+/* x[t] = y[t] Wᵀ, t < count. */
+TARGET static void NAME(times_transposed)(
+    float *x, const float *y, const float *w, Py_ssize_t count, Py_ssize_t m, Py_ssize_t n
+) {
+    for (Py_ssize_t i = 0; i < m; ++i) {
+        for (Py_ssize_t t = 0; t < count; ++t) x[t * m + i] = (float)NAME(inner)(y + t * n, w + i * n, n);
+    }
+}
+
+/* As poise.spectra.tracking's rounds, on the shorter side of W: block Lanczos for WWᵀ (or WᵀW) from the basis, then the
+   best of the space it made; without steps the next basis is WWᵀ times the best of this one. */
+TARGET static void NAME(follow)(const Follow *f, void *memory) {
+    const Py_ssize_t is_tall = f->rows > f->columns, m = is_tall ? f->columns : f->rows;
+    const Py_ssize_t n = is_tall ? f->rows : f->columns, count = f->count, size = count * (f->steps + 1);
+    double *gram = memory, *turn = gram + size * size;
+    float *space = (float *)(turn + size * size), *back = space + size * m, *images = back + count * m;
+    memcpy(space, f->basis, sizeof(float) * count * m);
+    for (Py_ssize_t step = 0; step <= f->steps; ++step) {
+        const float *vectors = space + step * count * m;
+        float *newest = images + step * count * n;
+        if (is_tall) NAME(times_transposed)(newest, vectors, f->w, count, n, m);
+        else NAME(times)(newest, vectors, f->w, count, m, n);
+        if (step == f->steps && step > 0) break;
+        if (is_tall) NAME(times)(back, newest, f->w, count, n, m);
+        else NAME(times_transposed)(back, newest, f->w, count, m, n);
+        if (f->steps == 0) break;
+        memcpy(space + (step + 1) * count * m, back, sizeof(float) * count * m);
+        NAME(orthonormalize)(space, (step + 1) * count, (step + 2) * count, m);
+    }
+    double trace = 0;
+    for (Py_ssize_t i = 0; i < size; ++i) {
+        for (Py_ssize_t j = 0; j <= i; ++j) {
+            gram[i * size + j] = gram[j * size + i] = NAME(inner)(images + i * n, images + j * n, n);
+        }
+        trace += gram[i * size + i];
+    }
+    const int is_finite = trace - trace == 0;
+    if (is_finite) diagonalize(gram, turn, size);
+    for (Py_ssize_t t = 0; t < f->wanted; ++t) {
+        const double square = is_finite ? gram[t * size + t] : NAN;
+        f->values[t] = (float)(square > 0 ? sqrt(square) : square * 0);
+    }
+    if (!is_finite || !(trace > 0)) return;
+    memset(f->basis, 0, sizeof(float) * count * m);
+    const float *from = f->steps ? space : back;
+    for (Py_ssize_t t = 0; t < count; ++t) {
+        for (Py_ssize_t i = 0; i < size; ++i) {
+            const float part = (float)turn[i * size + t];
+            for (Py_ssize_t j = 0; j < m; ++j) f->basis[t * m + j] += part * from[i * m + j];
+        }
+    }
+    NAME(orthonormalize)(f->basis, 0, count, m);
+}
+
+static const Loops NAME(loops) = {NAME(round_of_rows), NAME(round_of_columns), NAME(derive), NAME(follow)};

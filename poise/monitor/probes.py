@@ -123,12 +123,13 @@ class SpectrumProbe:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The singular vectors that the next call goes on from, by layer; "original" and "effective"."""
-        return {name: dict(tracker.bases) for name, tracker in self._trackers().items()}
+        trackers = self._trackers().items()
+        return {name: {layer: basis.clone() for layer, basis in tracker.bases.items()} for name, tracker in trackers}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Go on from those."""
         for name, tracker in self._trackers().items():
-            tracker.bases = dict(state[name])
+            tracker.bases = {layer: basis.clone() for layer, basis in state[name].items()}
 
     def _trackers(self) -> dict[str, SpectrumTracker]:
         named = {"original": self._original, "effective": self._effective}

@@ -11,22 +11,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from poise import kernels
 from poise.spectra.jacobi import small_svd
 from poise.spectra.lanczos import golub_kahan
-from poise.spectra.operator import TRANSPOSED, effective_weight, matrix_map, widest
-from poise.spectra.power import as_matrix
+from poise.spectra.operator import matrix_map, widest
+from poise.spectra.reading import WHICH, has_matrix, read
 
-WHICH = ("effective", "original")
 FEW_BITS = 10  # of a number of columns: small weights of fewer than 2¹⁰ columns make one batch, whatever they are
 LARGE = 2**18  # entries of a matrix from which a copy takes more time than it spares
 SMALL = 32  # rows of a weight up to which it is filled up with zeros, to make one batch of others as small
 DIRECT_ROWS = 2048  # up to here a tracker starts with an eigendecomposition of the Gram matrix
+
+
+class Plan(NamedTuple):
+    """How a weight of a shape is followed by kernels, its basis among what they are told."""
+
+    shape: torch.Size
+    basis: Tensor
+    job: tuple[int, int, int, int, int, int]
 
 
 class SpectrumTracker:
@@ -62,18 +69,19 @@ class SpectrumTracker:
         if which not in WHICH:
             raise ValueError(f"unknown weight {which!r}; known: {', '.join(WHICH)}")
         self.k, self.which = k, which
-        self.layers = {name: layer for name, layer in module.named_modules() if _has_matrix(layer)}
+        self.layers = {name: layer for name, layer in module.named_modules() if has_matrix(layer)}
         if not self.layers:
             raise ValueError(f"{type(module).__name__} has no layer with a weight of 2 or more dimensions")
         self.bases: dict[str, Tensor] = {}
         self.batches: dict[object, tuple[Tensor, list[Tensor]]] = {}
+        self._plans: dict[str, Plan] = {}
 
     def reset(self) -> None:
         """Forget the vectors: the next call starts from nothing."""
         self.bases.clear()
         self.batches.clear()
+        self._plans.clear()
 
-    @torch.no_grad()
     def __call__(self) -> dict[str, Tensor]:
         """One round for each layer.
 
@@ -82,7 +90,45 @@ class SpectrumTracker:
             (float64 for a float64 weight). NaN for a weight with NaN or infinity, until it is finite again. The host
             waits for a CUDA device once a call, as whoever reads values does.
         """
-        matrices = {name: _matrix(layer, self.which) for name, layer in self.layers.items()}
+        small = self._small() if kernels.is_built() else {}
+        if len(small) == len(self.layers):
+            return small
+        others = self._others({name: layer for name, layer in self.layers.items() if name not in small})
+        return {name: small[name] if name in small else others[name] for name in self.layers}
+
+    def _small(self) -> dict[str, Tensor]:
+        """One round for each small weight of a CPU, whose operators would take longer to call than what they do."""
+        names, weights, jobs = [], [], []
+        for name, layer in self.layers.items():
+            weight = read(layer, self.which)
+            if not kernels.address(weight) or not 0 < weight.numel() < LARGE:
+                continue
+            basis, plan = self.bases.get(name), self._plans.get(name)
+            if plan is None or plan.basis is not basis or plan.shape != weight.shape:
+                plan = self._plans[name] = self._plan(name, weight)
+            names.append(name)
+            weights.append(weight)
+            jobs.append(plan.job)
+        return dict(zip(names, kernels.follow(weights, jobs), strict=True)) if names else {}
+
+    @torch.no_grad()
+    def _plan(self, name: str, weight: Tensor) -> Plan:
+        """How a weight is followed from the basis that is known, if it fits, or from one found anew."""
+        matrix = weight.flatten(1)
+        narrow = matrix if len(matrix) <= matrix.shape[1] else matrix.t()
+        count, basis = min(self.k + _spare(len(narrow)), len(narrow)), self.bases.get(name)
+        if basis is None or basis.shape != (count, len(narrow)) or not kernels.address(basis):
+            with torch.inference_mode(False):
+                basis = _leading(narrow.clone(), count).clone(memory_format=torch.contiguous_format)
+        self.bases[name] = basis
+        rows, columns = matrix.shape
+        wanted, steps = min(self.k, count), _steps(narrow)
+        return Plan(weight.shape, basis, (rows, columns, count, steps, wanted, basis.data_ptr()))
+
+    @torch.no_grad()
+    def _others(self, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
+        """One round for each of these layers, those that are alike together."""
+        matrices = {name: _matrix(read(layer, self.which)) for name, layer in layers.items()}
         values = dict.fromkeys(matrices, torch.empty(0))
         for names in _together(matrices):
             group = [matrices[name] for name in names]
@@ -232,35 +278,12 @@ def _steps(matrix: Tensor) -> int:
     return (0 if matrix.numel() < LARGE else max(1, rows.bit_length() - 7)) + wide
 
 
-def _has_matrix(layer: nn.Module) -> bool:
-    known: Tensor | None = layer._parameters.get("weight")
-    if known is None and not parametrize.is_parametrized(layer, "weight") and "weight_orig" not in layer._parameters:
-        return False
-    if known is not None and nn.parameter.is_lazy(known):
-        raise ValueError(f"{layer} has no weight yet; run one batch through the module, then follow its spectra")
-    weight = effective_weight(layer) if known is None else known
-    return weight.ndim >= 2 and weight.numel() > 0 and weight.is_floating_point()
-
-
-def _matrix(layer: nn.Module, which: str) -> Tensor:
-    """The layer's weight as a matrix of no more rows than columns, in float32 or float64."""
-    weight: Tensor | None = layer._parameters.get("weight")
-    if weight is None and which == "original":
-        weight = _original(layer)
-    if weight is None:
-        weight = effective_weight(layer)
-    if weight.dtype not in (torch.float32, torch.float64):
-        weight = weight.float()
-    matrix = as_matrix(weight, 1 if isinstance(layer, TRANSPOSED) else 0) if weight.ndim > 2 else weight
+def _matrix(weight: Tensor) -> Tensor:
+    """A weight as a matrix of no more rows than columns, in float32 or float64."""
+    matrix = weight.flatten(1)
+    if matrix.dtype not in (torch.float32, torch.float64):
+        matrix = matrix.float()
     return matrix if len(matrix) <= matrix.shape[1] else matrix.t()
-
-
-def _original(layer: nn.Module) -> Tensor | None:
-    """The trained tensor behind a weight, if it is one tensor."""
-    if parametrize.is_parametrized(layer, "weight"):
-        parametrizations: Any = layer.parametrizations
-        return getattr(parametrizations.weight, "original", None)
-    return layer._parameters.get("weight_orig")
 
 
 def _together(matrices: dict[str, Tensor]) -> Iterable[list[str]]:
