@@ -43,6 +43,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", params=["kernels", "operators"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For modules whose weights are small: once as installed, once as where no compiler was found."""
+    from poise import kernels
+
+    if request.param == "kernels":
+        if not kernels.is_built():
+            pytest.skip("installed without a compiler")
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_cpu", None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
     """``tiny(steps=6, **{"d_norm.name": "sn"})``: a recipe that trains in a moment, with overrides."""

@@ -8,7 +8,6 @@ and for tensors that are no plain memory, these functions return None, and whoev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn

@@ -71,7 +71,7 @@ static void diagonalize(double *a, double *turn, Py_ssize_t n) {
         for (Py_ssize_t p = 0; p < n; ++p) {
             for (Py_ssize_t q = p + 1; q < n; ++q) {
                 const double off = a[p * n + q];
-                if (!(fabs(off) > 1e-15 * sqrt(fabs(a[p * n + p] * a[q * n + q])))) continue;
+                if (!(fabs(off) > 1e-12 * sqrt(fabs(a[p * n + p] * a[q * n + q])))) continue;
                 is_done = 0;
                 const double ratio = (a[q * n + q] - a[p * n + p]) / (2 * off);
                 const double tangent = (ratio < 0 ? -1 : 1) / (fabs(ratio) + sqrt(1 + ratio * ratio));
@@ -128,16 +128,31 @@ static void diagonalize(double *a, double *turn, Py_ssize_t n) {
 #undef NAME
 #endif
 
-static Loops best_loops(void) {
+/* Those this processor can run, the best first. */
+static Loops known[3], chosen;
+static Py_ssize_t count_known;
+
+static void find_loops(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) return loops_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return loops_avx2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        if (__builtin_cpu_supports("avx512f")) known[count_known++] = loops_avx512;
+        known[count_known++] = loops_avx2;
+    }
 #endif
-    return loops_anywhere;
+    known[count_known++] = loops_anywhere;
+    chosen = known[0];
 }
 
-static Loops chosen;
+static PyObject *use(PyObject *module, PyObject *number) {
+    const Py_ssize_t index = PyLong_AsSsize_t(number);
+    if (index == -1 && PyErr_Occurred()) return NULL;
+    if (index < 0 || index >= count_known) {
+        return PyErr_Format(PyExc_ValueError, "%zd is not one of this processor's %zd sets of instructions", index, count_known);
+    }
+    chosen = known[index];
+    return PyLong_FromSsize_t(count_known);
+}
 
 /* Items of a list of numbers, one after the other; once one cannot be read, all that follow are 0. */
 typedef struct {
@@ -317,6 +332,7 @@ static PyMethodDef methods[] = {
     {"rounds", rounds, METH_VARARGS, "Rounds of power iteration; returns each σ, NaN where a length is no number above eps."},
     {"derivatives", derivatives, METH_VARARGS, "Gradients of weights from those of the weights divided by their σ."},
     {"follow", follow, METH_VARARGS, "Rounds of following the largest singular values."},
+    {"use", use, METH_O, "Loops for the n-th set of instructions from now on, 0 the best; returns how many there are."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -325,7 +341,7 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__cpu(void) {
-    chosen = best_loops();
+    find_loops();
     on_torch_threads = dlsym(RTLD_DEFAULT, "GOMP_parallel");
     return PyModule_Create(&definition);
 }

@@ -55,7 +55,8 @@ TARGET static double NAME(unit)(float *x, Py_ssize_t n) {
     for (; j < n; ++j) square += (double)x[j] * x[j];
     for (int lane = 0; lane < LANES; ++lane) square += parts[lane];
     const double length = sqrt(square);
-    for (j = 0; j < n; ++j) x[j] = (float)(x[j] / length);
+    const double inverse = 1 / length;
+    for (j = 0; j < n; ++j) x[j] = (float)(x[j] * inverse);
     return length;
 }
 
@@ -141,20 +142,22 @@ TARGET static void NAME(derive)(const Derivative *d, float *space) {
     }
 }
 
-/* Takes from x its parts along `count` rows of unit length, twice, so that none is left by rounding; returns how much of
-   x, in length, is left. */
+/* Takes from x, of unit length, its parts along `count` orthonormal rows, and again where rounding may have left some;
+   returns the length of what is left. */
 TARGET static double NAME(left_of)(float *x, const float *rows, Py_ssize_t count, Py_ssize_t n) {
-    const double before = sqrt(NAME(inner)(x, x, n));
-    for (int time = 0; time < 2; ++time) {
+    double before, left = 1;
+    do {
+        before = left;
         for (Py_ssize_t i = 0; i < count; ++i) {
-            const float part = (float)NAME(inner)(x, rows + i * n, n);
             const float *row = rows + i * n;
+            const float part = (float)NAME(inner)(x, row, n);
             Py_ssize_t j = 0;
             for (; j + LANES <= n; j += LANES) AT(x + j) -= part * IN(row + j);
             for (; j < n; ++j) x[j] -= part * row[j];
         }
-    }
-    return before > 0 ? sqrt(NAME(inner)(x, x, n)) / before : 0;
+        left = count ? sqrt(NAME(inner)(x, x, n)) : 1;
+    } while (left < 0.5 * before && left > LEFT);
+    return left;
 }
 
 /* Makes rows orthonormal, the first `known` of which are, in order; one that depends on those before is replaced by what
@@ -226,8 +229,8 @@ TARGET static void NAME(follow)(const Follow *f, void *memory) {
     const int is_finite = trace - trace == 0;
     if (is_finite) diagonalize(gram, turn, size);
     for (Py_ssize_t t = 0; t < f->wanted; ++t) {
-        const double square = is_finite ? gram[t * size + t] : NAN;
-        f->values[t] = (float)(square > 0 ? sqrt(square) : square * 0);
+        const double square = gram[t * size + t];
+        f->values[t] = !is_finite ? NAN : square > 0 ? (float)sqrt(square) : 0;
     }
     if (!is_finite || !(trace > 0)) return;
     memset(f->basis, 0, sizeof(float) * count * m);

@@ -144,19 +144,14 @@ class Divide(torch.autograd.Function):
 
 def _derivatives(pairs: list[tuple[Division, Tensor]]) -> list[Tensor] | None:
     """``Division.derivative`` of several without a graph, if they can be computed all at once."""
-    return kernels.derivatives(
-        [
-            (
-                grad,
-                division.unchanged().detach(),
-                [(isinstance(direction, Columns), u, v) for direction, u, v in division.readings],
-                division.factor,
-                division.sigma,
-                division.eps,
-            )
-            for division, grad in pairs
-        ]
-    )
+    jobs = []
+    for division, grad in pairs:
+        weight, factor, sigma = division.unchanged().detach(), division.factor, division.sigma
+        if isinstance(factor, Tensor) or isinstance(sigma, Tensor):
+            return None
+        readings = [(isinstance(direction, Columns), u, v) for direction, u, v in division.readings]
+        jobs.append((grad, weight, readings, factor, sigma, division.eps))
+    return kernels.derivatives(jobs)
 
 
 _apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, Divide).apply

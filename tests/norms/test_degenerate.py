@@ -21,6 +21,7 @@ EACH_NORM = pytest.mark.parametrize(
     "norm",
     [pytest.param(norm, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, norm in NORMS.items()],
 )
+pytestmark = pytest.mark.usefixtures("arithmetic")
 EMPTY: dict[str, Callable[[], nn.Module]] = {
     "linear without inputs": lambda: nn.Linear(0, 5),
     "linear without outputs": lambda: nn.Linear(5, 0),

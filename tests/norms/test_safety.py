@@ -21,6 +21,7 @@ from tests.norms.steps import (
     update,
 )
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
 EACH_NORM = each_norm("sn", "bssn", "wn", "sn, γ shared")  # the others take as long again, and more
 
 

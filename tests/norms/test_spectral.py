@@ -29,6 +29,7 @@ LAYERS: dict[str, Any] = {
     "grouped deconv2d": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2),
     "embedding": lambda: nn.Embedding(9, 5),
 }
+pytestmark = pytest.mark.usefixtures("arithmetic")
 EACH_LAYER = pytest.mark.parametrize("kind", LAYERS)
 EACH_NORM = pytest.mark.parametrize("norm", SCALES)
 

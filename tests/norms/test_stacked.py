@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import poise
 from poise.norms import normalized_weights, stack
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
 SPECTRAL = ["sn", "ssn", "bsn", "bssn"]
 EACH_NORM = pytest.mark.parametrize(
     "norm", [pytest.param(norm, marks=() if norm == "bssn" else pytest.mark.slow) for norm in SPECTRAL]

@@ -16,6 +16,7 @@ from poise.spectra import SpectrumTracker, tracking
 from poise.spectra.jacobi import jacobi_svd
 from poise.spectra.tracking import subspace_round
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
 SIZES = st.integers(1, 24)
 SEEDS = st.integers(0, 2**31)
 
