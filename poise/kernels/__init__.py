@@ -8,6 +8,7 @@ and for tensors that are no plain memory, these functions return None, and whoev
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def power_rounds(readings: list[tuple[Tensor, bool, Tensor, float]]) -> list[tup
         of_weight, of_u = address(weight), address(u)
         if not of_weight or not of_u:
             return None
-        outer, middle, kernel = places(weight)
+        outer, middle, kernel = places(weight.shape)
         jobs += (by_columns, outer, middle, kernel, of_weight, of_u, 0, 0, eps)
         sizes += (outer * kernel, middle) if by_columns else (middle * kernel, outer)
     memory = readings[0][0].new_empty(sum(sizes))
@@ -97,9 +98,10 @@ def address(x: Tensor) -> int:
     return x.data_ptr()
 
 
-def places(weight: Tensor) -> tuple[int, int, int]:
+@cache
+def places(shape: torch.Size) -> tuple[int, int, int]:
     """Entries along the first dimension, the second, and all others."""
-    outer, middle, *kernel = weight.shape
+    outer, middle, *kernel = shape
     return outer, middle, math.prod(kernel)
 
 
@@ -135,7 +137,7 @@ def derivatives(
         of_out = address(out)
         if not of_out:
             return None
-        numbers += (*places(weight), of_grad, of_weight, of_out, *vectors, factor, sigma, eps)
+        numbers += (*places(weight.shape), of_grad, of_weight, of_out, *vectors, factor, sigma, eps)
         made.append(out)
         entries += out.numel()
     _cpu.derivatives(numbers, threads_for(entries))

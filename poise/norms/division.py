@@ -125,7 +125,7 @@ class Divide(torch.autograd.Function):
         if len(divisions) == 1 or not divisions[0].weight.is_cpu:
             return tuple(division.value() for division in divisions)
         factors: list[Any] = [division.factor for division in divisions]
-        return tuple(torch._foreach_mul([division.weight.detach() for division in divisions], factors))
+        return tuple(torch._foreach_mul([division.weight for division in divisions], factors))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -146,7 +146,7 @@ def _derivatives(pairs: list[tuple[Division, Tensor]]) -> list[Tensor] | None:
     """``Division.derivative`` of several without a graph, if they can be computed all at once."""
     jobs = []
     for division, grad in pairs:
-        weight, factor, sigma = division.unchanged().detach(), division.factor, division.sigma
+        weight, factor, sigma = division.unchanged(), division.factor, division.sigma
         if isinstance(factor, Tensor) or isinstance(sigma, Tensor):
             return None
         readings = [(isinstance(direction, Columns), u, v) for direction, u, v in division.readings]

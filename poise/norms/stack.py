@@ -137,7 +137,7 @@ def _iterate(members: list[Member]) -> list[Scalar]:
     """As ``SpectralNorm.iterate`` for several. Zero weights and those out of range are left to ``Direction.round``."""
     if not members:
         return []
-    readings = [(norm, root.detach(), *reading) for norm, root in members for reading in norm.readings()]
+    readings = [(norm, root, *reading) for norm, root in members for reading in norm.readings()]
     found = kernels.power_rounds(
         [(weight, isinstance(direction, Columns), u, norm.eps) for norm, weight, direction, u, _ in readings]
     )
@@ -150,7 +150,7 @@ def _iterate(members: list[Member]) -> list[Scalar]:
             own: Scalar = sigma
             if math.isnan(sigma):
                 dtype = weight.dtype
-                u, v, own = direction.round(weight, as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
+                u, v, own = direction.round(weight.detach(), as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
             norm.keep(name, u, v)
             total = total + own
         sigmas.append(total / len(norm.directions))
@@ -162,12 +162,12 @@ def _by_operators(readings: list[tuple[SpectralNorm, Tensor, Direction, Tensor, 
     # In rows of one length, filled up with zeros, so that all are measured by one call and divided by another.
     rows, columns = [len(u) for *_, u, _ in readings], [len(v) for *_, v in readings]
     count, longest = len(readings), max(rows + columns)
-    images = readings[0][1].new_zeros(2 * count, longest)
+    images = readings[0][1].detach().new_zeros(2 * count, longest)
     sizes = [size for length in columns + rows for size in (length, longest - length)]
     parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
     vs, us = parts[:count], parts[count:]
     for (_, weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
-        direction.images_(weight, as_type(u_before, weight.dtype), v, u)
+        direction.images_(weight.detach(), as_type(u_before, weight.dtype), v, u)
     measured = torch.linalg.vector_norm(images, dim=1)
     images /= measured.unsqueeze(1)
     lengths = measured.tolist()
