@@ -26,43 +26,111 @@ ONE_THREAD = 2**18
 """entries, of all weights together, up to which one thread is done before another has begun"""
 
 
+Job = tuple[Tensor, Tensor | None, Tensor | None, float, float]
+"""a weight W of shape (outer, middle, …); u of unit length of the matrix of `outer` rows and of that of `middle` rows,
+None where a direction is not used; the scale; and the least length that is not taken for zero"""
+Round = tuple[Tensor, Tensor, float]
+"""u and v after a round of power iteration, and σ"""
+Vectors = tuple[Tensor, Tensor]
+"""u and v"""
+Derivative = tuple[Tensor, Tensor, Vectors | None, Vectors | None, float, float, float]
+"""the gradient of what a weight was made to; the weight; its vectors by rows and by columns, None where a direction is
+not used; the factor; σ̄; and the least σ̄ that is not taken for zero"""
+
+
 def is_built() -> bool:
     """Whether the part in C is there."""
     return _cpu is not None
 
 
-def power_rounds(readings: list[tuple[Tensor, bool, Tensor, float]]) -> list[tuple[Tensor, Tensor, float]] | None:
-    """One round of power iteration for each reading of a weight as a matrix (SN paper, algorithm 1).
+def power_rounds(jobs: list[Job], is_divided: bool) -> list[tuple[Round | None, Round | None, Tensor | None]] | None:
+    """One round of power iteration for each weight, in one direction or both (SN paper, algorithm 1).
 
     Args:
-        readings: of each the weight W of shape (outer, middle, …), whether its second dimension counts the rows
-            instead of its first, u of unit length, and the least length that is not taken for zero.
+        jobs: one for each weight.
+        is_divided: whether weights are divided as well, each by the mean σ̄ of its directions.
 
     Returns:
-        For each the new u and v, and ``σ = uᵀWv``; σ is NaN, and u and v mean nothing, where a length is not finite or
-        taken for zero. None if any of them cannot be computed here.
+        For each, by rows and by columns, the new u and v and ``σ = uᵀWv``; σ is NaN, and u and v mean nothing, where a
+        length is not finite or taken for zero. Last comes ``scale/σ̄ · W``, if asked for and every σ is known. None if
+        any of the weights cannot be computed here.
     """
     if _cpu is None or torch._C._are_functorch_transforms_active():
         return None
-    jobs: list[float] = []
+    numbers: list[float] = []
     sizes: list[int] = []
-    for weight, by_columns, u, eps in readings:
-        of_weight, of_u = address(weight), address(u)
-        if not of_weight or not of_u:
+    quotients: list[Tensor] = []
+    of_quotient = entries = 0
+    for weight, row_u, column_u, scale, eps in jobs:
+        of_weight = address(weight)
+        of_row = address(row_u) if row_u is not None else 0
+        of_column = address(column_u) if column_u is not None else 0
+        if not of_weight or (row_u is not None and not of_row) or (column_u is not None and not of_column):
             return None
         outer, middle, kernel = places(weight.shape)
-        jobs += (by_columns, outer, middle, kernel, of_weight, of_u, 0, 0, eps)
-        sizes += (outer * kernel, middle) if by_columns else (middle * kernel, outer)
-    memory = readings[0][0].new_empty(sum(sizes))
-    place = address(memory)
-    if not place:
+        if is_divided:
+            quotient = torch.empty_like(weight)
+            if type(quotient) is not Tensor:
+                return None
+            of_quotient = quotient.data_ptr()
+            quotients.append(quotient)
+        numbers += (outer, middle, kernel, of_weight, of_row, of_column, of_quotient, scale, eps)
+        if of_row:
+            sizes += (outer, middle * kernel)
+        if of_column:
+            sizes += (middle, outer * kernel)
+        entries += outer * middle * kernel
+    memory = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
+    if not address(memory):
         return None
-    for index, size in enumerate(sizes):
-        jobs[index // 2 * 9 + 6 + index % 2] = place
-        place += 4 * size
-    sigmas = _cpu.rounds(jobs, threads_for(sum(weight.numel() for weight, *_ in readings)))
-    parts = torch.unsafe_split_with_sizes(memory, sizes)
-    return list(zip(parts[1::2], parts[::2], sigmas, strict=True))
+    sigmas = _cpu.rounds(numbers, memory.data_ptr(), threads_for(entries))
+    parts = iter(torch.unsafe_split_with_sizes(memory, sizes))
+    found = []
+    for index, (_, row_u, column_u, _, _) in enumerate(jobs):
+        of_rows, of_columns = sigmas[2 * index : 2 * index + 2]
+        by_rows = None if row_u is None else (next(parts), next(parts), of_rows)
+        by_columns = None if column_u is None else (next(parts), next(parts), of_columns)
+        is_known = is_divided and of_rows + of_columns > 0
+        found.append((by_rows, by_columns, quotients[index] if is_known else None))
+    return found
+
+
+def derivatives(jobs: list[Derivative]) -> list[Tensor] | None:
+    """The gradient of each weight W from that of ``factor·W``, factor = scale/σ̄ (SN paper, eq. 11).
+
+    Returns:
+        ``factor·(grad − ⟨grad, W⟩/σ̄ · mean of the directions' uvᵀ)`` for each, the second term left out where σ̄ is
+        taken for zero; None if any of them cannot be computed here.
+    """
+    if _cpu is None or torch._C._are_functorch_transforms_active():
+        return None
+    numbers: list[float] = []
+    made = []
+    entries = 0
+    for grad, weight, by_rows, by_columns, factor, sigma, eps in jobs:
+        vectors = [0, 0, 0, 0]
+        if by_rows is not None:
+            vectors[:2] = address(by_rows[0]), address(by_rows[1])
+        if by_columns is not None:
+            vectors[2:] = address(by_columns[0]), address(by_columns[1])
+        of_grad, of_weight = address(grad), address(weight)
+        known = vectors.count(0) == 2 * ((by_rows is None) + (by_columns is None))
+        if not of_grad or not of_weight or not known:
+            return None
+        out = torch.empty_like(grad)
+        of_out = address(out)
+        if not of_out:
+            return None
+        numbers += (*places(weight.shape), of_grad, of_weight, of_out, *vectors, factor, sigma, eps)
+        made.append(out)
+        entries += out.numel()
+    _cpu.derivatives(numbers, threads_for(entries))
+    return made
+
+
+def threads_for(entries: int) -> int:
+    """As many as torch may use, where the work is worth the time it takes to begin them."""
+    return torch.get_num_threads() if entries > ONE_THREAD else 1
 
 
 def follow(weights: list[Tensor], jobs: list[tuple[int, int, int, int, int, int]]) -> tuple[Tensor, ...]:
@@ -79,7 +147,7 @@ def follow(weights: list[Tensor], jobs: list[tuple[int, int, int, int, int, int]
         The values of each, shape (wanted,), descending; NaN for a weight with NaN or infinity.
     """
     sizes = [job[4] for job in jobs]
-    memory = torch.empty(sum(sizes))
+    memory = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
     values = memory.data_ptr()
     numbers: list[float] = []
     entries = 0
@@ -103,47 +171,3 @@ def places(shape: torch.Size) -> tuple[int, int, int]:
     """Entries along the first dimension, the second, and all others."""
     outer, middle, *kernel = shape
     return outer, middle, math.prod(kernel)
-
-
-def derivatives(
-    jobs: list[tuple[Tensor, Tensor, list[tuple[bool, Tensor, Tensor]], float, float, float]],
-) -> list[Tensor] | None:
-    """The gradient of each weight W from that of ``factor·W``, factor = scale/σ̄ (SN paper, eq. 11).
-
-    Args:
-        jobs: of each weight the gradient of what it was made to, itself, the readings that σ̄ is the mean of (whether
-            by columns, u and v), the factor, σ̄, and the least σ̄ that is not taken for zero.
-
-    Returns:
-        ``factor·(grad − ⟨grad, W⟩/σ̄ · mean of uvᵀ)`` for each, the second term left out where σ̄ is taken for zero; None
-        if any of them cannot be computed here.
-    """
-    if _cpu is None or torch._C._are_functorch_transforms_active():
-        return None
-    numbers: list[float] = []
-    made = []
-    entries = 0
-    for grad, weight, readings, factor, sigma, eps in jobs:
-        of_grad, of_weight = address(grad), address(weight)
-        if not of_grad or not of_weight:
-            return None
-        vectors = [0, 0, 0, 0]
-        for by_columns, u, v in readings:
-            first = 2 * by_columns
-            vectors[first : first + 2] = own = [address(u), address(v)]
-            if not all(own):
-                return None
-        out = torch.empty_like(grad)
-        of_out = address(out)
-        if not of_out:
-            return None
-        numbers += (*places(weight.shape), of_grad, of_weight, of_out, *vectors, factor, sigma, eps)
-        made.append(out)
-        entries += out.numel()
-    _cpu.derivatives(numbers, threads_for(entries))
-    return made
-
-
-def threads_for(entries: int) -> int:
-    """As many as torch may use, where the work is worth the time it takes to begin them."""
-    return torch.get_num_threads() if entries > ONE_THREAD else 1

@@ -22,12 +22,13 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 #define AT(place) (*(lanes *)(place))
 #define IN(place) (*(const lanes *)(place))
 
-/* A round of power iteration on a weight of shape (outer, middle, kernel), read as a matrix by rows or by columns. */
+/* A round of power iteration on a weight of shape (outer, middle, kernel), read as a matrix of `outer` rows, of `middle`
+   rows, or as both; a direction that is not used has null vectors and σ 0. No quotient is made where that is null. */
 typedef struct {
-    Py_ssize_t by_columns, outer, middle, kernel;
-    const float *w, *u;
-    float *v, *u_new;
-    double eps, length, sigma;
+    Py_ssize_t outer, middle, kernel;
+    const float *w, *row_u, *column_u;
+    float *row_v, *row_next, *column_v, *column_next, *quotient;
+    double scale, eps, row_sigma, column_sigma;
 } Round;
 
 /* The gradient of W where grad is that of factor·W, factor = scale/σ̄; a direction that is not used has null vectors. */
@@ -48,11 +49,12 @@ typedef struct {
 } Follow;
 
 typedef struct {
-    void (*round_of_rows)(Round *);
-    void (*round_of_columns)(Round *, float *);
+    void (*round)(Round *, float *);
     void (*derive)(const Derivative *, float *);
     void (*follow)(const Follow *, void *);
 } Loops;
+
+static int is_length(double x, double eps) { return x > eps && x < INFINITY; }
 
 /* y[i, j] = x[i], i < m, j < k. */
 static void spread_out(float *y, const float *x, Py_ssize_t m, Py_ssize_t k) {
@@ -226,39 +228,47 @@ static Py_ssize_t larger(Py_ssize_t a, Py_ssize_t b) { return a > b ? a : b; }
 /* Memory for the loops of a weight read by columns. */
 static Py_ssize_t space_of(Py_ssize_t middle, Py_ssize_t kernel) { return (2 * middle + LANES) * kernel; }
 
-static void do_round(void *jobs, Py_ssize_t index, float *space) {
-    Round *r = (Round *)jobs + index;
-    if (r->by_columns) chosen.round_of_columns(r, space);
-    else chosen.round_of_rows(r);
+static void do_round(void *jobs, Py_ssize_t index, float *space) { chosen.round((Round *)jobs + index, space); }
+
+/* The next `size` floats of memory, which is moved on; NULL if they are not used. */
+static float *taken(float **memory, Py_ssize_t size, const float *user) {
+    float *place = user == NULL ? NULL : *memory;
+    if (user != NULL) *memory += size;
+    return place;
 }
 
 #define ROUND_FIELDS 9
 
 static PyObject *rounds(PyObject *module, PyObject *args) {
     PyObject *list, *found = NULL;
+    unsigned long long memory;
     Py_ssize_t threads, count = 0, most = 1;
-    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &list, &threads)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!Kn", &PyList_Type, &list, &memory, &threads)) return NULL;
     Round *jobs = jobs_of(list, ROUND_FIELDS, sizeof(Round), &count);
     if (jobs == NULL) return NULL;
     Reader reader = {list, 0};
+    float *place = (float *)(uintptr_t)memory;
     for (Py_ssize_t i = 0; i < count; ++i) {
         Round *r = jobs + i;
-        r->by_columns = next_integer(&reader);
         r->outer = next_integer(&reader);
         r->middle = next_integer(&reader);
         r->kernel = next_integer(&reader);
         r->w = next_address(&reader);
-        r->u = next_address(&reader);
-        r->v = next_address(&reader);
-        r->u_new = next_address(&reader);
+        r->row_u = next_address(&reader);
+        r->column_u = next_address(&reader);
+        r->quotient = next_address(&reader);
+        r->scale = next_number(&reader);
         r->eps = next_number(&reader);
+        r->row_next = taken(&place, r->outer, r->row_u);
+        r->row_v = taken(&place, r->middle * r->kernel, r->row_u);
+        r->column_next = taken(&place, r->middle, r->column_u);
+        r->column_v = taken(&place, r->outer * r->kernel, r->column_u);
         most = larger(most, space_of(r->middle, r->kernel));
     }
-    if (do_all(do_round, jobs, count, most, threads)) found = PyList_New(count);
+    if (do_all(do_round, jobs, count, most, threads)) found = PyList_New(2 * count);
     for (Py_ssize_t i = 0; found != NULL && i < count; ++i) {
-        const Round *r = jobs + i;
-        const int is_known = r->length > r->eps && r->length < INFINITY && r->sigma > r->eps && r->sigma < INFINITY;
-        PyList_SetItem(found, i, PyFloat_FromDouble(is_known ? r->sigma : NAN));
+        PyList_SetItem(found, 2 * i, PyFloat_FromDouble(jobs[i].row_sigma));
+        PyList_SetItem(found, 2 * i + 1, PyFloat_FromDouble(jobs[i].column_sigma));
     }
     free(jobs);
     return found;
@@ -329,7 +339,7 @@ static PyObject *follow(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef methods[] = {
-    {"rounds", rounds, METH_VARARGS, "Rounds of power iteration; returns each σ, NaN where a length is no number above eps."},
+    {"rounds", rounds, METH_VARARGS, "Rounds of power iteration; returns σ by rows and by columns of each, 0 of one not used, NaN of one unknown."},
     {"derivatives", derivatives, METH_VARARGS, "Gradients of weights from those of the weights divided by their σ."},
     {"follow", follow, METH_VARARGS, "Rounds of following the largest singular values."},
     {"use", use, METH_O, "Loops for the n-th set of instructions from now on, 0 the best; returns how many there are."},

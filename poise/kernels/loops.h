@@ -87,32 +87,49 @@ TARGET static void NAME(add_modulo)(float *y, const float *a, const float *x, Py
     for (Py_ssize_t r = 0; j < n; ++j, r = r + 1 == k ? 0 : r + 1) y[j] += a[j] * x[r];
 }
 
-/* v ← Wᵀu/‖Wᵀu‖, u_new ← Wv/σ, σ = ‖Wv‖, W of `outer` rows. */
-TARGET static void NAME(round_of_rows)(Round *r) {
+/* v ← Wᵀu/‖Wᵀu‖, next ← Wv/σ, σ = ‖Wv‖, W of `outer` rows; returns σ, NaN if a length is no number above eps. */
+TARGET static double NAME(round_of_rows)(const Round *r) {
     const Py_ssize_t m = r->outer, n = r->middle * r->kernel;
-    memset(r->v, 0, sizeof(float) * n);
-    NAME(add_rows)(r->v, r->w, r->u, m, n);
-    r->length = NAME(unit)(r->v, n);
-    for (Py_ssize_t i = 0; i < m; ++i) r->u_new[i] = (float)NAME(inner)(r->w + i * n, r->v, n);
-    r->sigma = NAME(unit)(r->u_new, m);
+    memset(r->row_v, 0, sizeof(float) * n);
+    NAME(add_rows)(r->row_v, r->w, r->row_u, m, n);
+    const double length = NAME(unit)(r->row_v, n);
+    for (Py_ssize_t i = 0; i < m; ++i) r->row_next[i] = (float)NAME(inner)(r->w + i * n, r->row_v, n);
+    const double sigma = NAME(unit)(r->row_next, m);
+    return is_length(length, r->eps) && is_length(sigma, r->eps) ? sigma : NAN;
 }
 
 /* The same of the matrix whose rows are counted by the weight's second dimension. */
-TARGET static void NAME(round_of_columns)(Round *r, float *space) {
+TARGET static double NAME(round_of_columns)(const Round *r, float *space) {
     const Py_ssize_t count = r->outer, m = r->middle, k = r->kernel, n = m * k;
     float *spread = space, *sums = space + n, *lanes_of_k = sums + n;
-    spread_out(spread, r->u, m, k);
-    memset(r->v, 0, sizeof(float) * count * k);
-    for (Py_ssize_t o = 0; o < count; ++o) NAME(inner_modulo)(r->v + o * k, r->w + o * n, spread, n, k, lanes_of_k);
-    r->length = NAME(unit)(r->v, count * k);
+    spread_out(spread, r->column_u, m, k);
+    memset(r->column_v, 0, sizeof(float) * count * k);
+    for (Py_ssize_t o = 0; o < count; ++o) {
+        NAME(inner_modulo)(r->column_v + o * k, r->w + o * n, spread, n, k, lanes_of_k);
+    }
+    const double length = NAME(unit)(r->column_v, count * k);
     memset(sums, 0, sizeof(float) * n);
-    for (Py_ssize_t o = 0; o < count; ++o) NAME(add_modulo)(sums, r->w + o * n, r->v + o * k, n, k, lanes_of_k);
+    for (Py_ssize_t o = 0; o < count; ++o) NAME(add_modulo)(sums, r->w + o * n, r->column_v + o * k, n, k, lanes_of_k);
     for (Py_ssize_t i = 0; i < m; ++i) {
         float sum = 0;
         for (Py_ssize_t j = 0; j < k; ++j) sum += sums[i * k + j];
-        r->u_new[i] = sum;
+        r->column_next[i] = sum;
     }
-    r->sigma = NAME(unit)(r->u_new, m);
+    const double sigma = NAME(unit)(r->column_next, m);
+    return is_length(length, r->eps) && is_length(sigma, r->eps) ? sigma : NAN;
+}
+
+/* A round for each direction that is used, and, while W is in the cache, quotient ← scale/σ̄ · W. */
+TARGET static void NAME(round)(Round *r, float *space) {
+    if (r->row_u != NULL) r->row_sigma = NAME(round_of_rows)(r);
+    if (r->column_u != NULL) r->column_sigma = NAME(round_of_columns)(r, space);
+    if (r->quotient == NULL) return;
+    const int directions = (r->row_u != NULL) + (r->column_u != NULL);
+    const float factor = (float)(r->scale * directions / (r->row_sigma + r->column_sigma));
+    const Py_ssize_t n = r->outer * r->middle * r->kernel;
+    Py_ssize_t j = 0;
+    for (; j + LANES <= n; j += LANES) AT(r->quotient + j) = factor * IN(r->w + j);
+    for (; j < n; ++j) r->quotient[j] = factor * r->w[j];
 }
 
 /* out ← factor·(grad − ⟨grad, W⟩/σ̄ · mean of the directions' u vᵀ); without the second term where σ̄ is not above eps. */
@@ -244,4 +261,4 @@ TARGET static void NAME(follow)(const Follow *f, void *memory) {
     NAME(orthonormalize)(f->basis, 0, count, m);
 }
 
-static const Loops NAME(loops) = {NAME(round_of_rows), NAME(round_of_columns), NAME(derive), NAME(follow)};
+static const Loops NAME(loops) = {NAME(round), NAME(derive), NAME(follow)};

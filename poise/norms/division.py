@@ -47,15 +47,27 @@ class Division:
     weight that two losses share is passed through by each. What those means check is checked here.
     """
 
-    __slots__ = ("eps", "factor", "readings", "scale", "sigma", "version", "weight")
+    __slots__ = ("eps", "factor", "quotient", "readings", "scale", "sigma", "version", "weight")
 
-    def __init__(self, weight: Tensor, readings: list[Reading], sigma: Scalar, scale: float, eps: float) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        readings: list[Reading],
+        sigma: Scalar,
+        scale: float,
+        eps: float,
+        quotient: Tensor | None = None,
+    ) -> None:
         self.weight, self.version, self.readings = weight, weight._version, readings
         self.sigma, self.scale, self.eps = sigma, scale, eps
         self.factor = factor_of(sigma, scale, eps)
+        self.quotient = quotient
 
     def value(self) -> Tensor:
-        """The normalized weight, without a graph."""
+        """The normalized weight, without a graph; the one that was there already is given away."""
+        quotient, self.quotient = self.quotient, None
+        if quotient is not None:
+            return quotient
         return as_type(wide(self.weight.detach()) * self.factor, self.weight.dtype)
 
     def derivative(self, grad: Tensor) -> Tensor:
@@ -122,7 +134,7 @@ class Divide(torch.autograd.Function):
     def forward(ctx: Any, divisions: list[Division], *_: Tensor) -> tuple[Tensor, ...]:
         ctx.divisions = divisions
         ctx.set_materialize_grads(False)
-        if len(divisions) == 1 or not divisions[0].weight.is_cpu:
+        if len(divisions) == 1 or divisions[0].quotient is not None or not divisions[0].weight.is_cpu:
             return tuple(division.value() for division in divisions)
         factors: list[Any] = [division.factor for division in divisions]
         return tuple(torch._foreach_mul([division.weight for division in divisions], factors))
@@ -149,8 +161,10 @@ def _derivatives(pairs: list[tuple[Division, Tensor]]) -> list[Tensor] | None:
         weight, factor, sigma = division.unchanged(), division.factor, division.sigma
         if isinstance(factor, Tensor) or isinstance(sigma, Tensor):
             return None
-        readings = [(isinstance(direction, Columns), u, v) for direction, u, v in division.readings]
-        jobs.append((grad, weight, readings, factor, sigma, division.eps))
+        vectors: list[kernels.Vectors | None] = [None, None]
+        for direction, u, v in division.readings:
+            vectors[isinstance(direction, Columns)] = u, v
+        jobs.append((grad, weight, vectors[0], vectors[1], factor, sigma, division.eps))
     return kernels.derivatives(jobs)
 
 

@@ -171,9 +171,9 @@ class SpectralNorm(Normalization):
             self.made.put(weight, made)
         return made
 
-    def division(self, weight: Tensor, sigma: Scalar) -> Division:
-        """Of the weight by a σ, with u and v as they stand."""
-        return Division(weight, self.readings(), sigma, self.scale, self.eps)
+    def division(self, weight: Tensor, sigma: Scalar, quotient: Tensor | None = None) -> Division:
+        """Of the weight by a σ, with u and v as they stand; ``quotient`` is its value, where that is there already."""
+        return Division(weight, self.readings(), sigma, self.scale, self.eps, quotient)
 
     def _differentiable(self, weight: Tensor, readings: list[Reading]) -> Tensor:
         """The same in plain tensor operations, for what transforms functions: forward mode, ``torch.func``, tracing."""

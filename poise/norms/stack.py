@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from poise import kernels
-from poise.norms.directions import Columns, Direction, Scalar
+from poise.norms.directions import Columns, Scalar
 from poise.norms.division import Division, divide
 from poise.norms.normalization import as_type, full_precision
 from poise.norms.padded import Batch
@@ -34,8 +33,8 @@ LEAST, MOST = 1e-8, 1e8
 
 Member = tuple["SpectralNorm", Tensor]
 """a norm and its weight"""
-Round = tuple[Tensor, Tensor, float]
-"""u and v after a round of power iteration, and σ; NaN where it has to be done again by ``Direction.round``"""
+Measured = tuple[Scalar, Tensor | None]
+"""what a weight is divided by, and perhaps the weight divided by it"""
 
 
 class Stack:
@@ -65,7 +64,7 @@ class Stack:
 
     def renew(self, members: list[Member], norm: SpectralNorm) -> None:
         """Run the round of power iteration that is due for this member's weight, and those due for other members."""
-        self._sigmas(members, _due(members, norm))
+        self._measured(members, _due(members, norm))
 
     def divide(self, members: list[Member], norm: SpectralNorm, is_due: bool) -> Tensor:
         """This member's weight, divided; all others that are up to date are divided too, each for its next forward.
@@ -79,30 +78,35 @@ class Stack:
         own: Tensor | None = None
         together: list[SpectralNorm] = []
         divisions: list[Division] = []
-        for (other, root), sigma in zip(members, self._sigmas(members, due), strict=True):
+        found = self._measured(members, due, is_divided=True)
+        for (other, root), (sigma, quotient) in zip(members, found, strict=True):
             if other is norm and not _may_go_without_gradient(root):
-                (own,) = divide([other.division(root, sigma)])
+                (own,) = divide([other.division(root, sigma, quotient)])
                 other.made.put(root, own)
             elif other is norm or (other.updates.has_seen(root) and _may_go_without_gradient(root)):
                 together.append(other)
-                divisions.append(other.division(root, sigma))
+                divisions.append(other.division(root, sigma, quotient))
         for other, division, made in zip(together, divisions, divide(divisions) if divisions else (), strict=True):
             other.made.put(division.weight, made, is_asked_for=other is norm)
             own = made if other is norm else own
         assert own is not None
         return own
 
-    def _sigmas(self, members: list[Member], due: list[bool]) -> list[Scalar]:
-        """What each member's weight is divided by, after the rounds of power iteration that are due."""
+    def _measured(self, members: list[Member], due: list[bool], is_divided: bool = False) -> list[Measured]:
+        """What each member's weight is divided by, after the rounds of power iteration that are due.
+
+        Args:
+            is_divided: whether weights are to be divided next, which may be done while they are looked at anyway.
+        """
         device = members[0][1].device
         if device.type in ONE_BY_ONE:
-            return full_precision(_one_by_one, device)(members, due)
+            return full_precision(_one_by_one, device)(members, due, is_divided)
         key = [(id(norm), root.shape, root.dtype, root.device) for norm, root in members]
         if self._batch is None or self._batch.key != key:
             self._batch = Batch(members)
             self._batch.key = key
         self._batch.fill(members)
-        return full_precision(self._batch.sigmas, device)(members, due)
+        return [(sigma, None) for sigma in full_precision(self._batch.sigmas, device)(members, due)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stack:
         return Stack()  # the copies of its members join it
@@ -122,54 +126,66 @@ def _due(members: list[Member], norm: SpectralNorm) -> list[bool]:
     return [other is norm or other.updates.has_changed() for other, _ in members]
 
 
-def _one_by_one(members: list[Member], due: list[bool]) -> list[Scalar]:
+def _one_by_one(members: list[Member], due: list[bool], is_divided: bool) -> list[Measured]:
     """The σ of each member on a CPU, after the rounds that are due: those are run for all together."""
     if all(due):
-        return _iterate(members)
-    iterated = iter(_iterate([member for member, is_due in zip(members, due, strict=True) if is_due]))
+        return _iterate(members, is_divided)
+    iterated = iter(_iterate([member for member, is_due in zip(members, due, strict=True) if is_due], is_divided))
     return [
-        next(iterated) if is_due else norm.measured(root.detach())
+        next(iterated) if is_due else (norm.measured(root.detach()), None)
         for (norm, root), is_due in zip(members, due, strict=True)
     ]
 
 
-def _iterate(members: list[Member]) -> list[Scalar]:
+def _iterate(members: list[Member], is_divided: bool) -> list[Measured]:
     """As ``SpectralNorm.iterate`` for several. Zero weights and those out of range are left to ``Direction.round``."""
     if not members:
         return []
-    readings = [(norm, root, *reading) for norm, root in members for reading in norm.readings()]
-    found = kernels.power_rounds(
-        [(weight, isinstance(direction, Columns), u, norm.eps) for norm, weight, direction, u, _ in readings]
-    )
-    each = iter(zip(readings, found or _by_operators(readings), strict=True))
-    sigmas = []
-    for norm, _ in members:
+    jobs = []
+    for norm, root in members:
+        us: list[Tensor | None] = [None, None]
+        for direction, u, _ in norm.readings():
+            us[isinstance(direction, Columns)] = u
+        jobs.append((root, us[0], us[1], norm.scale, norm.eps))
+    found = kernels.power_rounds(jobs, is_divided) or _by_operators(members)
+    measured: list[Measured] = []
+    for (norm, root), (by_rows, by_columns, quotient) in zip(members, found, strict=True):
         total: Scalar = 0.0
-        for name in norm.directions:
-            (_, weight, direction, u_before, v_before), (u, v, sigma) = next(each)
+        for (direction, u_before, v_before), name in zip(norm.readings(), norm.directions, strict=True):
+            made = by_columns if isinstance(direction, Columns) else by_rows
+            assert made is not None
+            u, v, sigma = made
             own: Scalar = sigma
             if math.isnan(sigma):
-                dtype = weight.dtype
-                u, v, own = direction.round(weight.detach(), as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
+                dtype = root.dtype
+                u, v, own = direction.round(root.detach(), as_type(u_before, dtype), as_type(v_before, dtype), norm.eps)
             norm.keep(name, u, v)
             total = total + own
-        sigmas.append(total / len(norm.directions))
-    return sigmas
+        measured.append((total / len(norm.directions), quotient))
+    return measured
 
 
-def _by_operators(readings: list[tuple[SpectralNorm, Tensor, Direction, Tensor, Tensor]]) -> Iterator[Round]:
-    """A round for each reading, as ``kernels.power_rounds`` gives it."""
+def _by_operators(members: list[Member]) -> list[tuple[kernels.Round | None, kernels.Round | None, None]]:
+    """A round for each member, as ``kernels.power_rounds`` gives it, by torch's operators."""
+    readings = [(root.detach(), *reading) for norm, root in members for reading in norm.readings()]
     # In rows of one length, filled up with zeros, so that all are measured by one call and divided by another.
     rows, columns = [len(u) for *_, u, _ in readings], [len(v) for *_, v in readings]
     count, longest = len(readings), max(rows + columns)
-    images = readings[0][1].detach().new_zeros(2 * count, longest)
+    images = readings[0][0].new_zeros(2 * count, longest)
     sizes = [size for length in columns + rows for size in (length, longest - length)]
     parts = torch.unsafe_split_with_sizes(images.view(-1), sizes)[::2]
     vs, us = parts[:count], parts[count:]
-    for (_, weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
-        direction.images_(weight.detach(), as_type(u_before, weight.dtype), v, u)
+    for (weight, direction, u_before, _), v, u in zip(readings, vs, us, strict=True):
+        direction.images_(weight, as_type(u_before, weight.dtype), v, u)
     measured = torch.linalg.vector_norm(images, dim=1)
     images /= measured.unsqueeze(1)
     lengths = measured.tolist()
-    for u, v, of_u, of_v in zip(us, vs, lengths[count:], lengths[:count], strict=True):
-        yield u, v, of_u / of_v if LEAST < of_v < MOST else math.nan
+    made = zip(us, vs, lengths[count:], lengths[:count], strict=True)
+    found = []
+    for norm, _ in members:
+        own: list[kernels.Round | None] = [None, None]
+        for direction in norm.directions.values():
+            u, v, of_u, of_v = next(made)
+            own[isinstance(direction, Columns)] = u, v, of_u / of_v if LEAST < of_v < MOST else math.nan
+        found.append((own[0], own[1], None))
+    return found

@@ -115,7 +115,7 @@ class SpectrumTracker:
     @torch.no_grad()
     def _plan(self, name: str, weight: Tensor) -> Plan:
         """How a weight is followed from the basis that is known, if it fits, or from one found anew."""
-        matrix = weight.flatten(1)
+        matrix = weight.detach().flatten(1)
         narrow = matrix if len(matrix) <= matrix.shape[1] else matrix.t()
         count, basis = min(self.k + _spare(len(narrow)), len(narrow)), self.bases.get(name)
         if basis is None or basis.shape != (count, len(narrow)) or not kernels.address(basis):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from poise import kernels
@@ -39,10 +39,16 @@ def as_read(weight, by_columns):
     return weight.double().transpose(0, 1 if by_columns else 0).flatten(1)
 
 
-def rounds(readings):
-    found = kernels.power_rounds(readings)
+def rounds(readings, is_divided=False):
+    """Of each weight, read one way: u, v and σ; and all weights divided."""
+    jobs = [(w, None if by_columns else u, u if by_columns else None, 1.4, eps) for w, by_columns, u, eps in readings]
+    found = kernels.power_rounds(jobs, is_divided)
     assert found is not None
-    return found
+    made = []
+    for (*both, _), (_, by_columns, *_) in zip(found, readings, strict=True):
+        assert both[not by_columns] is None
+        made.append(both[by_columns])
+    return made, [quotient for *_, quotient in found]
 
 
 def derivatives(jobs):
@@ -60,7 +66,7 @@ def test_a_round_of_power_iteration(shape, by_columns, seed):
     weight = randn(*shape, seed=seed)
     matrix = as_read(weight, by_columns)
     before = unit(len(matrix), seed=seed + 1)
-    ((u, v, sigma),) = rounds([(weight, by_columns, before, 1e-12)])
+    ((u, v, sigma),), _ = rounds([(weight, by_columns, before, 1e-12)])
     image = matrix.t() @ before.double()
     expected_v = image / image.norm()
     expected_u = matrix @ expected_v
@@ -77,7 +83,7 @@ def test_rounds_converge_to_the_largest_singular_value(shape, by_columns):
     weight = randn(*shape) + 1
     u = unit(len(as_read(weight, by_columns)))
     for _ in range(30):
-        ((u, v, sigma),) = rounds([(weight, by_columns, u, 1e-12)])
+        ((u, v, sigma),), _ = rounds([(weight, by_columns, u, 1e-12)])
     assert sigma == pytest.approx(float(torch.linalg.matrix_norm(as_read(weight, by_columns), 2)), rel=1e-6)
     near(as_read(weight, by_columns) @ v.double(), sigma * u.double(), 1e-4)
 
@@ -87,8 +93,8 @@ def test_rounds_converge_to_the_largest_singular_value(shape, by_columns):
 def test_neither_small_nor_large_numbers_are_lost(scale, by_columns):
     weight = randn(6, 20, 3)
     u = unit(20 if by_columns else 6)
-    ((_, _, expected),) = rounds([(weight, by_columns, u, 0.0)])
-    ((_, _, sigma),) = rounds([(weight * scale, by_columns, u, 0.0)])
+    ((_, _, expected),), _ = rounds([(weight, by_columns, u, 0.0)])
+    ((_, _, sigma),), _ = rounds([(weight * scale, by_columns, u, 0.0)])
     assert sigma == pytest.approx(expected * scale, rel=1e-5)
 
 
@@ -96,25 +102,43 @@ def test_neither_small_nor_large_numbers_are_lost(scale, by_columns):
 @pytest.mark.parametrize("entry", [0.0, 1e-15, math.nan, math.inf])
 def test_what_has_no_direction_has_no_sigma_and_does_no_harm_to_others(entry, by_columns):
     good, u = randn(4, 4, 3), unit(4)
-    alone = rounds([(good, by_columns, u, 1e-12)])[0][2]
+    ((_, _, alone),), _ = rounds([(good, by_columns, u, 1e-12)])
     bad = torch.full((4, 4, 3), entry)
-    found = [sigma for _, _, sigma in rounds([(w, by_columns, u, 1e-12) for w in (good, bad, good)])]
-    assert math.isnan(found[1])
-    assert found[0] == found[2] == alone
+    found, quotients = rounds([(w, by_columns, u, 1e-12) for w in (good, bad, good)], is_divided=True)
+    assert math.isnan(found[1][2])
+    assert found[0][2] == found[2][2] == alone
+    assert quotients[1] is None
+    near(quotients[0], 1.4 * good.double() / alone)
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_both_directions_at_once_give_what_each_gives_and_the_quotient_of_their_mean(shape, seed):
+    weight = randn(*shape, seed=seed)
+    u_rows, u_columns = unit(shape[0], seed=seed + 1), unit(shape[1], seed=seed + 2)
+    found = kernels.power_rounds([(weight, u_rows, u_columns, 1.4, 1e-12)], True)
+    assert found is not None
+    ((*both, quotient),) = found
+    apart, _ = rounds([(weight, False, u_rows, 1e-12), (weight, True, u_columns, 1e-12)])
+    for made, alone in zip(both, apart, strict=True):
+        assert made is not None
+        assert torch.equal(made[0], alone[0])
+        assert torch.equal(made[1], alone[1])
+        assert made[2] == alone[2]
+    near(quotient, 1.4 * weight.double() * 2 / (apart[0][2] + apart[1][2]))
 
 
 @given(SHAPES, st.sampled_from(list(READINGS.values())), st.integers(0, 99), st.booleans())
 def test_the_derivative_is_that_of_the_quotient(shape, by, seed, is_zero):
     grad, weight = randn(*shape, seed=seed), randn(*shape, seed=seed + 1)
-    vectors = []
+    vectors: list[tuple[Tensor, Tensor] | None] = [None, None]
     for by_columns in by:
         rows, columns = as_read(weight, by_columns).shape
-        vectors.append((by_columns, unit(rows, seed=seed + 2), unit(columns, seed=seed + 3)))
+        vectors[by_columns] = unit(rows, seed=seed + 2), unit(columns, seed=seed + 3)
     scale, sigma, eps = 1.4, 0.7 + seed / 50, 1e9 if is_zero else 1e-12
-    (found,) = derivatives([(grad, weight, vectors, scale / sigma, sigma, eps)])
+    (found,) = derivatives([(grad, weight, *vectors, scale / sigma, sigma, eps)])
     mean = torch.zeros(shape, dtype=torch.float64)
-    for by_columns, u, v in vectors:
-        outer = torch.outer(u.double(), v.double())
+    for by_columns in by:
+        outer = torch.outer(*(vector.double() for vector in vectors[by_columns] or ()))
         rest = (shape[0], *shape[2:]) if by_columns else shape[1:]
         mean += outer.unflatten(1, rest).transpose(0, 1 if by_columns else 0) / len(by)
     inner = 0 if is_zero else (grad.double() * weight.double()).sum() / sigma
@@ -132,19 +156,17 @@ def test_several_threads_give_the_bits_of_one():
         for count in (1, 2):
             torch.set_num_threads(count)
             assert kernels.threads_for(kernels.ONE_THREAD + 1) == count
-            made = rounds([(w, bool(i % 2), u, 0.0) for i, (w, u) in enumerate(zip(weights, us, strict=True))])
+            readings = [(w, bool(i % 2), u, 0.0) for i, (w, u) in enumerate(zip(weights, us, strict=True))]
+            made, quotients = rounds(readings, is_divided=True)
             jobs = [
-                (grad, w, [(bool(i % 2), u, v)], 2.0, sigma, 0.0)
-                for i, (grad, w, (u, v, sigma)) in enumerate(zip(grads, weights, made, strict=True))
+                (grad, w, None if by_columns else (u, v), (u, v) if by_columns else None, 2.0, sigma, 0.0)
+                for grad, (w, by_columns, *_), (u, v, sigma) in zip(grads, readings, made, strict=True)
             ]
-            found.append((made, derivatives(jobs)))
+            us_and_vs = [vector for u, v, _ in made for vector in (u, v)]
+            found.append([*us_and_vs, *quotients, *derivatives(jobs)])
     finally:
         torch.set_num_threads(threads)
-    for one, other in zip(found[0][0], found[1][0], strict=True):
-        assert torch.equal(one[0], other[0])
-        assert torch.equal(one[1], other[1])
-        assert one[2] == other[2]
-    assert all(torch.equal(one, other) for one, other in zip(found[0][1], found[1][1], strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 class Subclass(torch.Tensor):
@@ -169,10 +191,19 @@ def test_what_is_no_plain_memory_is_left_to_operators(build):
     assert kernels.address(x) == 0
     assert kernels.address(plain) == plain.data_ptr()
     u, v = unit(4), unit(x.numel() // 4)
-    assert kernels.power_rounds([(plain, False, u, 0.0), (x, False, u, 0.0)]) is None
-    assert kernels.power_rounds([(plain, False, u.double(), 0.0)]) is None
-    assert kernels.derivatives([(x, torch.ones(x.shape), [(False, u, v)], 1.0, 1.0, 0.0)]) is None
-    assert kernels.derivatives([(torch.ones(x.shape), x, [(False, u, v)], 1.0, 1.0, 0.0)]) is None
+    assert kernels.power_rounds([(plain, u, None, 1.0, 0.0), (x, u, None, 1.0, 0.0)], False) is None
+    assert kernels.power_rounds([(plain, u.double(), None, 1.0, 0.0)], False) is None
+    assert kernels.derivatives([(x, torch.ones(x.shape), (u, v), None, 1.0, 1.0, 0.0)]) is None
+    assert kernels.derivatives([(torch.ones(x.shape), x, None, (u, v), 1.0, 1.0, 0.0)]) is None
+    assert kernels.derivatives([(plain, plain, (u, v.double()), None, 1.0, 1.0, 0.0)]) is None
+
+
+def test_nothing_is_computed_where_new_tensors_are_only_imagined():
+    weight, u, v = randn(4, 3), unit(4), unit(3)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for is_divided in (False, True):
+            assert kernels.power_rounds([(weight, u, None, 1.0, 0.0)], is_divided) is None
+        assert kernels.derivatives([(weight, weight, (u, v), None, 1.0, 1.0, 0.0)]) is None
 
 
 def test_a_batched_gradient_is_left_to_operators():
@@ -180,7 +211,7 @@ def test_a_batched_gradient_is_left_to_operators():
     found = []
 
     def ask(one):
-        found.append(kernels.derivatives([(one, weight, [(False, u, v)], 1.0, 1.0, 0.0)]))
+        found.append(kernels.derivatives([(one, weight, (u, v), None, 1.0, 1.0, 0.0)]))
         return one
 
     torch.vmap(ask)(grad)
@@ -226,7 +257,7 @@ def test_following_a_weight_of_rank_one_keeps_a_basis():
     ("call", "message"),
     [
         (lambda: kernels._cpu.use(99), "99 is not one of this processor's"),
-        (lambda: kernels._cpu.rounds([1.0] * 8, 1), "8 numbers given; needed: 9 a weight"),
+        (lambda: kernels._cpu.rounds([1.0] * 8, 0, 1), "8 numbers given; needed: 9 a weight"),
     ],
 )
 def test_says_what_is_wrong(call, message):

@@ -188,3 +188,20 @@ def test_probing_leaves_the_module_and_the_random_state_alone(norm: str) -> None
     torch.testing.assert_close(module.state_dict(), before[0], rtol=0, atol=0)
     torch.testing.assert_close([p.grad for p in module.parameters()], before[1], rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_vectors_of_a_state_are_not_those_that_go_on_changing() -> None:
+    module = mixture()
+    probe = SpectrumProbe(module)
+    probe.measure(module)
+    state = probe.state_dict()
+    before = copy.deepcopy(state)
+    other = SpectrumProbe(module)
+    other.load_state_dict(state)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    probe.measure(module)
+    other.measure(module)
+    for name, vectors in before.items():
+        assert all(torch.equal(state[name][layer], basis) for layer, basis in vectors.items())
