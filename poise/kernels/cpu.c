@@ -22,8 +22,9 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 #define AT(place) (*(lanes *)(place))
 #define IN(place) (*(const lanes *)(place))
 
-/* A round of power iteration on a weight of shape (outer, middle, kernel), read as a matrix of `outer` rows, of `middle`
-   rows, or as both; a direction that is not used has null vectors and σ 0. No quotient is made where that is null. */
+/* A round of power iteration on a weight of shape (outer, middle, kernel), read as a matrix of `outer` rows, of
+   `middle` rows, or as both; a direction that is not used has null vectors and σ 0. No quotient is made where that is
+   null. */
 typedef struct {
     Py_ssize_t outer, middle, kernel;
     const float *w, *row_u, *column_u;
@@ -31,7 +32,8 @@ typedef struct {
     double scale, eps, row_sigma, column_sigma;
 } Round;
 
-/* The gradient of W where grad is that of factor·W, factor = scale/σ̄; a direction that is not used has null vectors. */
+/* The gradient of W where grad is that of factor·W, factor = scale/σ̄; a direction that is not used has null
+   vectors. */
 typedef struct {
     Py_ssize_t outer, middle, kernel;
     const float *grad, *w;
@@ -40,8 +42,8 @@ typedef struct {
     double factor, sigma, eps;
 } Derivative;
 
-/* One round of following the largest singular values of W, shape (rows, columns), by so many steps of block Lanczos. The
-   basis, `count` vectors of the shorter side, is replaced by the next one, or left where W tells nothing. */
+/* One round of following the largest singular values of W, shape (rows, columns), by so many steps of block Lanczos.
+   The basis, `count` vectors of the shorter side, is replaced by the next one, or left where W tells nothing. */
 typedef struct {
     Py_ssize_t rows, columns, count, steps, wanted;
     const float *w;
@@ -150,7 +152,8 @@ static PyObject *use(PyObject *module, PyObject *number) {
     const Py_ssize_t index = PyLong_AsSsize_t(number);
     if (index == -1 && PyErr_Occurred()) return NULL;
     if (index < 0 || index >= count_known) {
-        return PyErr_Format(PyExc_ValueError, "%zd is not one of this processor's %zd sets of instructions", index, count_known);
+        const char *message = "%zd is not one of this processor's %zd sets of instructions";
+        return PyErr_Format(PyExc_ValueError, message, index, count_known);
     }
     chosen = known[index];
     return PyLong_FromSsize_t(count_known);
@@ -178,7 +181,9 @@ static double next_number(Reader *reader) {
 static void *jobs_of(PyObject *list, Py_ssize_t fields, size_t size, Py_ssize_t *count) {
     const Py_ssize_t length = PyList_Size(list);
     if (length < 0) return NULL;
-    if (length % fields) return PyErr_Format(PyExc_ValueError, "%zd numbers given; needed: %zd a weight", length, fields);
+    if (length % fields) {
+        return PyErr_Format(PyExc_ValueError, "%zd numbers given; needed: %zd a weight", length, fields);
+    }
     *count = length / fields;
     void *jobs = calloc(*count ? *count : 1, size);
     return jobs == NULL ? PyErr_NoMemory() : jobs;
@@ -274,7 +279,9 @@ static PyObject *rounds(PyObject *module, PyObject *args) {
     return found;
 }
 
-static void do_derivative(void *jobs, Py_ssize_t index, float *space) { chosen.derive((Derivative *)jobs + index, space); }
+static void do_derivative(void *jobs, Py_ssize_t index, float *space) {
+    chosen.derive((Derivative *)jobs + index, space);
+}
 
 #define DERIVATIVE_FIELDS 13
 
@@ -339,7 +346,8 @@ static PyObject *follow(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef methods[] = {
-    {"rounds", rounds, METH_VARARGS, "Rounds of power iteration; returns σ by rows and by columns of each, 0 of one not used, NaN of one unknown."},
+    {"rounds", rounds, METH_VARARGS,
+     "Rounds of power iteration; returns σ by rows and by columns of each, 0 of one not used, NaN of one unknown."},
     {"derivatives", derivatives, METH_VARARGS, "Gradients of weights from those of the weights divided by their σ."},
     {"follow", follow, METH_VARARGS, "Rounds of following the largest singular values."},
     {"use", use, METH_O, "Loops for the n-th set of instructions from now on, 0 the best; returns how many there are."},
@@ -347,7 +355,11 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "poise.kernels._cpu", "Loops over small float32 weights.", -1, methods, NULL, NULL, NULL, NULL,
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "poise.kernels._cpu",
+    .m_doc = "Loops over small float32 weights.",
+    .m_size = -1,
+    .m_methods = methods,
 };
 
 PyMODINIT_FUNC PyInit__cpu(void) {

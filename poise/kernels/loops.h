@@ -61,7 +61,9 @@ TARGET static double NAME(unit)(float *x, Py_ssize_t n) {
 }
 
 /* y[j mod k] += Σ a[j] b[j], j < n, with space for LANES·k sums. */
-TARGET static void NAME(inner_modulo)(float *y, const float *a, const float *b, Py_ssize_t n, Py_ssize_t k, float *sums) {
+TARGET static void NAME(inner_modulo)(
+    float *y, const float *a, const float *b, Py_ssize_t n, Py_ssize_t k, float *sums
+) {
     Py_ssize_t j = 0;
     if (n >= LANES * k) {
         memset(sums, 0, sizeof(float) * LANES * k);
@@ -76,7 +78,9 @@ TARGET static void NAME(inner_modulo)(float *y, const float *a, const float *b, 
 }
 
 /* y[j] += a[j] x[j mod k], j < n, with space for LANES·k copies. */
-TARGET static void NAME(add_modulo)(float *y, const float *a, const float *x, Py_ssize_t n, Py_ssize_t k, float *copies) {
+TARGET static void NAME(add_modulo)(
+    float *y, const float *a, const float *x, Py_ssize_t n, Py_ssize_t k, float *copies
+) {
     Py_ssize_t j = 0;
     if (n >= LANES * k) {
         for (Py_ssize_t i = 0; i < LANES; ++i) memcpy(copies + i * k, x, sizeof(float) * k);
@@ -132,7 +136,8 @@ TARGET static void NAME(round)(Round *r, float *space) {
     for (; j < n; ++j) r->quotient[j] = factor * r->w[j];
 }
 
-/* out ← factor·(grad − ⟨grad, W⟩/σ̄ · mean of the directions' u vᵀ); without the second term where σ̄ is not above eps. */
+/* out ← factor·(grad − ⟨grad, W⟩/σ̄ · mean of the directions' u vᵀ); without the second term where σ̄ is not above
+   eps. */
 TARGET static void NAME(derive)(const Derivative *d, float *space) {
     const Py_ssize_t m = d->outer, k = d->kernel, n = d->middle * k;
     const int directions = (d->row_u != NULL) + (d->column_u != NULL);
@@ -177,8 +182,8 @@ TARGET static double NAME(left_of)(float *x, const float *rows, Py_ssize_t count
     return left;
 }
 
-/* Makes rows orthonormal, the first `known` of which are, in order; one that depends on those before is replaced by what
-   is left of a unit vector. */
+/* Makes rows orthonormal, the first `known` of which are, in order; one that depends on those before is replaced by
+   what is left of a unit vector. */
 TARGET static void NAME(orthonormalize)(float *rows, Py_ssize_t known, Py_ssize_t count, Py_ssize_t n) {
     Py_ssize_t next = 0;
     for (Py_ssize_t i = known; i < count; ++i) {
