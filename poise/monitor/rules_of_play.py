@@ -140,6 +140,10 @@ def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
         if share <= limits.diversity_drift and drifting.deviation(middle, 0.02) <= -limits.drift_deviations:
             said = f"the distance between fakes has long been {share:.2g} of its past (limit {{}})"
             found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_drift, said))
+        share, deviation = drifting.fall(window[-WINDOW // 2 :], most=1.0)
+        if share <= limits.diversity_fall and deviation <= -limits.fall_deviations:
+            said = f"the distance between fakes has fallen to {share:.2g} of what it had long been (limit {{}})"
+            found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_fall, said))
     thinned = _thinned(history, limits)
     if thinned is not None:
         found.append(thinned)
@@ -155,10 +159,11 @@ def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
 def _thinned(history: History, limits: Thresholds) -> Finding | None:
     """Fakes that are more alike *and* further from real samples, in the medians of the last ``WINDOW // 2``.
 
-    Signs that agree need be small only: less small ones of two, or of three, if D tells fakes more easily as well.
+    Signs that agree need be small only: less small ones of two, or of three, if D tells fakes more easily as well, or
+    if they are more alike in its features.
     """
     series, middles = {}, {}
-    for signal in ("diversity", "coverage", "logit_gap"):
+    for signal in ("diversity", "coverage", "logit_gap", "feature_diversity"):
         one, window = history.get(signal, past=limits.learning), history.windows.get(signal, ())
         if one is not None and len(window) == WINDOW:
             series[signal], middles[signal] = one, statistics.median(window[-WINDOW // 2 :])
@@ -171,16 +176,20 @@ def _thinned(history: History, limits: Thresholds) -> Finding | None:
     if share <= limits.diversity_thinned and growth >= limits.coverage_thinned:
         said = f"{said} as they have been (limit {{}}×)"
         return finding("mode-collapse", "coverage", "", growth, limits.coverage_thinned, said)
+    left = spread.deviation(middles["diversity"], 0.02) <= -limits.thinning_deviations
+    if not left or share > limits.diversity_thinning:
+        return None
+    if "feature_diversity" in series:
+        features = ratio(middles["feature_diversity"], series["feature_diversity"].usual())
+        together = ratio(growth**0.25, share * features)
+        if together >= limits.features_thinning:
+            said = f"{said} as they have been, and {features:.2g} as far apart in D's features: {together:.2g}× in all"
+            said = f"{said} (limit {{}}×)"
+            return finding("mode-collapse", "diversity", "", together, limits.features_thinning, said)
     if "logit_gap" not in series or series["logit_gap"].tail(4, upper=False) <= 0:
         return None
     told = ratio(middles["logit_gap"], series["logit_gap"].tail(4, upper=False))
-    left = spread.deviation(middles["diversity"], 0.02) <= -limits.thinning_deviations
-    if (
-        left
-        and share <= limits.diversity_thinning
-        and growth >= limits.coverage_thinning
-        and told >= limits.gap_thinning
-    ):
+    if growth >= limits.coverage_thinning and told >= limits.gap_thinning:
         said = f"{said} (limit {{}}×) and {told:.2g}× as easily told as they have been"
         return finding("mode-collapse", "coverage", "", growth, limits.coverage_thinning, said)
     return None
