@@ -72,7 +72,7 @@ class Scored:
 
 
 def half_of(seed: int) -> str:
-    """Which half a run belongs to: on seeds up to 36, and from 60 on, rules and thresholds were set; 37 to 59 report."""
+    """Which half a run belongs to: rules and thresholds were set on seeds up to 36 and from 60 on; 37 to 59 report."""
     return "reported" if 37 <= seed < 60 else "set"
 
 
