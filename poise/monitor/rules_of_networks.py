@@ -113,7 +113,7 @@ def _drift_of_steps(history: History, limits: Thresholds) -> float:
         if series is None or (series.start or 0.0) < series.usual() / limits.update_drift:
             return 0.0
         growths.append(series.lately())
-        if growths[-1] < math.sqrt(limits.update_drift):
+        if growths[-1] < (limits.update_drift_d if player == "D" else math.sqrt(limits.update_drift)):
             return 0.0
         total = history.get("gradient_total", player, past=limits.learning)
         is_its_own = is_its_own or total is None or growths[-1] >= limits.update_alone * total.lately()

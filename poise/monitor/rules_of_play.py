@@ -64,6 +64,8 @@ def discriminator_blind(history: History, limits: Thresholds) -> Finding | None:
         return finding("discriminator-blind", "ranking", "", ranking.now, limits.misranking, said)
     far = _far_off(history, limits)
     if far is not None and ranking is not None and abs(ranking.usual() - 0.5) <= limits.blindness:
+        if _has_turned(ranking, limits):
+            return None
         told = f"the discriminator ranks {ranking.usual():.1%} of pairs rightly, while {far.text}"
         return replace(far, verdict="discriminator-blind", text=told)
     if spread is None:
@@ -113,7 +115,7 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
             said = f"logits of fakes spread {share:.2g} as far as those of real samples (limit {{}})"
             found.append(finding("mode-collapse", "fake_logit_std", "", share, limits.fake_spread, said))
     far, ranking = _far_off(history, limits), history.get("ranking")
-    if far is not None and not (ranking is not None and _is_ahead(ranking, limits)):
+    if far is not None and not (ranking is not None and (_is_ahead(ranking, limits) or _has_turned(ranking, limits))):
         found.append(far)
     return worst(found)
 
@@ -198,6 +200,11 @@ def _thinned(history: History, limits: Thresholds) -> Finding | None:
 def oscillating(history: History, limits: Thresholds) -> Finding | None:
     """A loss or mean logit swings, slowly and ever more widely; both logits circle together; D is right and wrong."""
     found = []
+    far, judged = _far_off(history, limits), history.get("ranking")
+    if far is not None and judged is not None and _has_turned(judged, limits):
+        right, wrong = judged.tail(10, upper=True), judged.tail(10, upper=False)
+        told = f"the discriminator has ranked {right:.0%} of pairs rightly and, at other times, {wrong:.0%}"
+        found.append(replace(far, verdict="oscillating", text=f"{told}, while {far.text}"))
     ranking, ranked = history.get("ranking", past=WINDOW), history.windows.get("ranking", [])
     if ranking is not None and len(ranked) == WINDOW:
         depth = _fall_and_rise(
@@ -231,6 +238,16 @@ def has_won(history: History, limits: Thresholds) -> bool:
 def _is_ahead(ranking: Series, limits: Thresholds) -> bool:
     """Whether D has told real and fake all along."""
     return bool(ranking.past) and min(ranking.now, ranking.usual()) >= limits.ahead
+
+
+def _has_turned(ranking: Series, limits: Thresholds) -> bool:
+    """Whether D has told most pairs rightly for a tenth of the past, and held fakes for real for another tenth.
+
+    Fakes that are far off all the while run from one side to the other, and D after them.
+    """
+    if not ranking.past:
+        return False
+    return ranking.tail(10, upper=True) >= limits.turning and ranking.tail(10, upper=False) <= 0.5
 
 
 def _came_near(history: History, limits: Thresholds) -> bool:

@@ -35,6 +35,8 @@ class Thresholds:
     """the same, where the player's gradient has grown as well and accounts for it"""
     update_drift: float = 1.36
     """times the step of a while ago, of both players at once, their geometric mean: exploding slowly"""
+    update_drift_d: float = 1.45
+    """the same of the discriminator alone, whose steps are the steadier"""
     hidden_fading: float = 0.8
     """of a hidden output's variance a while ago, in the generator, by which longer steps are what comes of it"""
     update_alone: float = 1.25
@@ -142,6 +144,9 @@ class Thresholds:
     """mean squared change between observations over the variance (von Neumann's ratio; 2 for noise): slow swings"""
     swing_of_both: float = 5.0
     """times the gap between mean logits by which both swing together, and at least 1: the equilibrium is circled"""
+    turning: float = 0.75
+    """ranking that a tenth of the past was above, while another was below ½ and fakes are far off: D has it right and
+    wrong by turns"""
     ranking_swing: float = 0.5
     """fall of the probability of a right ranking, and rise after it, within 24 observations: D is led around"""
     swings: int = 4
