@@ -220,6 +220,26 @@ def test_modes_are_lost_only_where_there_were_any(coverage: float) -> None:
     assert failures(judged(records[: past + 10])) == (["mode-collapse"] if coverage < Thresholds().coverage else [])
 
 
+@pytest.mark.parametrize(
+    ("rankings", "verdicts"),
+    [
+        ((0.6, 0.6), ["mode-collapse"]),
+        ((0.5, 0.5), ["discriminator-blind"]),
+        ((0.85, 0.6), ["mode-collapse"]),
+        ((0.45, 0.6), ["mode-collapse"]),
+        ((0.85, 0.4), ["oscillating"]),
+        ((0.8, 0.22), ["oscillating"]),
+    ],
+)
+def test_fakes_that_are_far_off_oscillate_where_d_has_them_right_and_wrong_by_turns(
+    rankings: tuple[float, float], verdicts: list[str]
+) -> None:
+    records = healthy()
+    for place, record in enumerate(records):
+        record |= {"coverage": 12.0, "ranking": rankings[place // 30 % 2]}
+    assert failures(judged(records[:90]))[:1] == verdicts
+
+
 @pytest.mark.parametrize("share", [0.95, 0.92])
 def test_a_slow_drift_of_some_percent_is_none(share: float) -> None:
     records = healthy()
@@ -258,6 +278,8 @@ def test_what_falls_ever_so_slowly_is_told_by_the_best_there_was(
         ({"G": 2.2}, set()),
         ({"D": 2.2}, set()),
         ({"D": 2.2, "G": 2.2}, {"exploding-gradients"}),
+        ({"D": 1.35, "G": 1.9}, set()),
+        ({"D": 1.9, "G": 1.35}, {"exploding-gradients"}),
     ],
 )
 def test_a_small_drift_counts_where_signs_agree(changes: dict[str, float], verdicts: set[str]) -> None:
@@ -321,7 +343,7 @@ def test_steps_that_have_shrunk_are_seen_to_grow_before_they_are_longer_than_in_
     assert failures(judge) == verdicts
     if verdicts == ["exploding-gradients"]:
         first = next(one for one in judge.timeline if one.is_failing)
-        assert first.step < records[ONSET + 24]["step"]
+        assert first.step < records[ONSET + 26]["step"]
         assert "as far a step as a while ago" in first.evidence
 
 
