@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ PAST = 128
 """points that the run before them is kept in; halved when full, each then the mean of twice as many"""
 SWUNG = ("d_loss", "g_loss", "real_logit", "fake_logit")
 """signals that are looked at for swings"""
-DRIFTING = ("diversity", "ranking", "coverage", "logit_gap")
+DRIFTING = ("diversity", "ranking", "coverage", "logit_gap", "feature_diversity")
 """signals whose last values are kept as well"""
 WINDOW = 24
 """observations in which swings and slow drifts are looked for"""
@@ -26,6 +27,10 @@ GROWING = 1.05
 """times the median of the last values that the very last one is of a signal that still grows"""
 START = 8
 """observations that the start is the median of"""
+WILD = 2.0
+"""times the median of some values that no one of them counts as more than in their mean"""
+LATELY, BEFORE, APART = 7, 16, 11
+"""points of the past that are lately, with the last values; that those are compared with; and younger than these"""
 
 
 @dataclass
@@ -120,6 +125,35 @@ class Series:
         spacing = (self.last - self.first) / (len(self.past) - 1)
         steps = self.recent[-1][0] - round(self.last - (SURGE - 1) * spacing)
         return ratio(self.now, self.past[-SURGE]), max(map(ratio, before[SURGE:], before)), steps
+
+    def lately(self) -> float:
+        """The growth of late: the mean of the last values and ``LATELY`` points over that of ``BEFORE`` others.
+
+        Of more values a mean is steadier, so that growth is seen while it is small. With too few nothing has grown.
+        """
+        if len(self.past) < BEFORE + APART:
+            return 1.0
+        now = [*(value for _, value in self.recent), *self.past[-LATELY:]]
+        return math.exp(_middle(now) - _middle(self.past[-BEFORE - APART : -APART]))
+
+    def fall(self, window: Sequence[float], most: float) -> tuple[float, float]:
+        """The median of the last values against the highest stretch of the past that is as long, or ``most``, if less.
+
+        What falls slowly takes the median of the past with it, but not the best there was. That is a mean, of
+        logarithms.
+
+        Returns:
+            Their ratio, and by how many robust standard deviations (at least 2%) of the past until then it was left.
+        """
+        logs, points = [_log(one) for one in self.past], max(1, len(window) // self.stride)
+        if len(logs) < points:
+            return 1.0, 0.0
+        sums = [0.0, *itertools.accumulate(logs)]
+        best, end = max((sums[end] - sums[end - points], end) for end in range(points, len(sums)))
+        middle = _median(logs[:end])
+        spread = max(0.02, 1.4826 * _median([abs(log - middle) for log in logs[:end]]))
+        fell = _log(_median(window)) - min(best / points, _log(most))
+        return math.exp(fell), fell / spread
 
     def steps_since(self, factor: float) -> int:
         """Steps since the past last stood within ``factor`` (above 1) of its median, up or down."""
@@ -238,6 +272,13 @@ def _median(values: Sequence[float]) -> float:
     ordered = sorted(values)  # a third of the time of the statistics module, and this is all that judging costs
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def _middle(values: Sequence[float]) -> float:
+    """Mean logarithm; a value beyond ``WILD`` times the median, up or down, counts as that."""
+    logs = [_log(value) for value in values]
+    middle, most = _median(logs), math.log(WILD)
+    return statistics.fmean(min(max(log, middle - most), middle + most) for log in logs)
 
 
 def _log(value: float) -> float:

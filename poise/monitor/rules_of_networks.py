@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from poise.monitor.history import History, ratio
 from poise.monitor.rules_of_play import has_won, real_samples_changed
 from poise.monitor.thresholds import Thresholds
@@ -86,7 +88,7 @@ def exploding_gradients(history: History, limits: Thresholds) -> Finding | None:
             found.append(finding("exploding-gradients", "update_ratio", most, growth, limit, said))
     drift = _drift_of_steps(history, limits)
     if drift >= limits.update_drift:
-        said = f"the weights of both players move {drift:.1f}× as far a step as before (limit {{}}×)"
+        said = f"the weights of both players move {drift:.2f}× as far a step as a while ago (limit {{}}×)"
         found.append(finding("exploding-gradients", "update_ratio", "", drift, limits.update_drift, said))
     return worst(found)
 
@@ -99,20 +101,28 @@ def _growth_of_steps(history: History, player: str, limits: Thresholds) -> tuple
 
 
 def _drift_of_steps(history: History, limits: Thresholds) -> float:
-    """By how much the steps of both players have grown, the smaller growth; 0 where they have grown since the start.
+    """By how much the steps of both players have grown of late, their geometric mean; 0 where they do so all along.
 
     That is a warm-up of the rates; of one player alone it is a loss that has come to matter. So it is where the
-    gradients of both have grown as well.
+    gradients of both have grown as well. And where a layer of the generator says less and less, or σ₀ of a layer grows
+    faster, longer steps come of that.
     """
     growths, is_its_own = [], False
     for player in PLAYERS:
         series = history.get(f"{player.lower()}_step", past=limits.learning)
         if series is None or (series.start or 0.0) < series.usual() / limits.update_drift:
             return 0.0
-        growth = ratio(series.now, series.usual())
-        growths.append(growth if series.deviation(least=0.05) >= limits.update_drift_deviations else 0.0)
-        is_its_own = is_its_own or _goes_its_own_way(history, player, growth, limits)
-    return min(growths) if is_its_own else 0.0
+        growths.append(series.lately())
+        if growths[-1] < (limits.update_drift_d if player == "D" else math.sqrt(limits.update_drift)):
+            return 0.0
+        total = history.get("gradient_total", player, past=limits.learning)
+        is_its_own = is_its_own or total is None or growths[-1] >= limits.update_alone * total.lately()
+    if not is_its_own:
+        return 0.0
+    outputs, sigmas = (history.layers(signal, limits.learning) for signal in ("hidden_variance", "sigma"))
+    fades = any(layer.startswith("G.") and output.lately() <= limits.hidden_fading for layer, output in outputs)
+    grows = any(sigma.lately() >= limits.sigma_surge for _, sigma in sigmas)
+    return 0.0 if fades or grows else math.sqrt(math.prod(growths))
 
 
 def _goes_its_own_way(history: History, player: str, growth: float, limits: Thresholds) -> bool:

@@ -64,6 +64,8 @@ def discriminator_blind(history: History, limits: Thresholds) -> Finding | None:
         return finding("discriminator-blind", "ranking", "", ranking.now, limits.misranking, said)
     far = _far_off(history, limits)
     if far is not None and ranking is not None and abs(ranking.usual() - 0.5) <= limits.blindness:
+        if _has_turned(ranking, limits):
+            return None
         told = f"the discriminator ranks {ranking.usual():.1%} of pairs rightly, while {far.text}"
         return replace(far, verdict="discriminator-blind", text=told)
     if spread is None:
@@ -113,7 +115,7 @@ def mode_collapse(history: History, limits: Thresholds) -> Finding | None:
             said = f"logits of fakes spread {share:.2g} as far as those of real samples (limit {{}})"
             found.append(finding("mode-collapse", "fake_logit_std", "", share, limits.fake_spread, said))
     far, ranking = _far_off(history, limits), history.get("ranking")
-    if far is not None and not (ranking is not None and _is_ahead(ranking, limits)):
+    if far is not None and not (ranking is not None and (_is_ahead(ranking, limits) or _has_turned(ranking, limits))):
         found.append(far)
     return worst(found)
 
@@ -140,6 +142,10 @@ def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
         if share <= limits.diversity_drift and drifting.deviation(middle, 0.02) <= -limits.drift_deviations:
             said = f"the distance between fakes has long been {share:.2g} of its past (limit {{}})"
             found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_drift, said))
+        share, deviation = drifting.fall(window[-WINDOW // 2 :], most=1.0)
+        if share <= limits.diversity_fall and deviation <= -limits.fall_deviations:
+            said = f"the distance between fakes has fallen to {share:.2g} of what it had long been (limit {{}})"
+            found.append(finding("mode-collapse", "diversity", "", share, limits.diversity_fall, said))
     thinned = _thinned(history, limits)
     if thinned is not None:
         found.append(thinned)
@@ -155,10 +161,11 @@ def _modes_lost(history: History, limits: Thresholds) -> list[Finding]:
 def _thinned(history: History, limits: Thresholds) -> Finding | None:
     """Fakes that are more alike *and* further from real samples, in the medians of the last ``WINDOW // 2``.
 
-    Signs that agree need be small only: less small ones of two, or of three, if D tells fakes more easily as well.
+    Signs that agree need be small only: less small ones of two, or of three, if D tells fakes more easily as well, or
+    if they are more alike in its features.
     """
     series, middles = {}, {}
-    for signal in ("diversity", "coverage", "logit_gap"):
+    for signal in ("diversity", "coverage", "logit_gap", "feature_diversity"):
         one, window = history.get(signal, past=limits.learning), history.windows.get(signal, ())
         if one is not None and len(window) == WINDOW:
             series[signal], middles[signal] = one, statistics.median(window[-WINDOW // 2 :])
@@ -171,16 +178,20 @@ def _thinned(history: History, limits: Thresholds) -> Finding | None:
     if share <= limits.diversity_thinned and growth >= limits.coverage_thinned:
         said = f"{said} as they have been (limit {{}}×)"
         return finding("mode-collapse", "coverage", "", growth, limits.coverage_thinned, said)
+    left = spread.deviation(middles["diversity"], 0.02) <= -limits.thinning_deviations
+    if not left or share > limits.diversity_thinning:
+        return None
+    if "feature_diversity" in series:
+        features = ratio(middles["feature_diversity"], series["feature_diversity"].usual())
+        together = ratio(growth**0.25, share * features)
+        if together >= limits.features_thinning:
+            said = f"{said} as they have been, and {features:.2g} as far apart in D's features: {together:.2g}× in all"
+            said = f"{said} (limit {{}}×)"
+            return finding("mode-collapse", "diversity", "", together, limits.features_thinning, said)
     if "logit_gap" not in series or series["logit_gap"].tail(4, upper=False) <= 0:
         return None
     told = ratio(middles["logit_gap"], series["logit_gap"].tail(4, upper=False))
-    left = spread.deviation(middles["diversity"], 0.02) <= -limits.thinning_deviations
-    if (
-        left
-        and share <= limits.diversity_thinning
-        and growth >= limits.coverage_thinning
-        and told >= limits.gap_thinning
-    ):
+    if growth >= limits.coverage_thinning and told >= limits.gap_thinning:
         said = f"{said} (limit {{}}×) and {told:.2g}× as easily told as they have been"
         return finding("mode-collapse", "coverage", "", growth, limits.coverage_thinning, said)
     return None
@@ -189,6 +200,11 @@ def _thinned(history: History, limits: Thresholds) -> Finding | None:
 def oscillating(history: History, limits: Thresholds) -> Finding | None:
     """A loss or mean logit swings, slowly and ever more widely; both logits circle together; D is right and wrong."""
     found = []
+    far, judged = _far_off(history, limits), history.get("ranking")
+    if far is not None and judged is not None and _has_turned(judged, limits):
+        right, wrong = judged.tail(10, upper=True), judged.tail(10, upper=False)
+        told = f"the discriminator has ranked {right:.0%} of pairs rightly and, at other times, {wrong:.0%}"
+        found.append(replace(far, verdict="oscillating", text=f"{told}, while {far.text}"))
     ranking, ranked = history.get("ranking", past=WINDOW), history.windows.get("ranking", [])
     if ranking is not None and len(ranked) == WINDOW:
         depth = _fall_and_rise(
@@ -222,6 +238,16 @@ def has_won(history: History, limits: Thresholds) -> bool:
 def _is_ahead(ranking: Series, limits: Thresholds) -> bool:
     """Whether D has told real and fake all along."""
     return bool(ranking.past) and min(ranking.now, ranking.usual()) >= limits.ahead
+
+
+def _has_turned(ranking: Series, limits: Thresholds) -> bool:
+    """Whether D has told most pairs rightly for a tenth of the past, and held fakes for real for another tenth.
+
+    Fakes that are far off all the while run from one side to the other, and D after them.
+    """
+    if not ranking.past:
+        return False
+    return ranking.tail(10, upper=True) >= limits.turning and ranking.tail(10, upper=False) <= 0.5
 
 
 def _came_near(history: History, limits: Thresholds) -> bool:

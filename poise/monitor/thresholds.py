@@ -33,10 +33,12 @@ class Thresholds:
     """times the past's step of the weights, ‖ΔW‖/‖W‖, in half of a player's layers: exploding"""
     update_growth_followed: float = 6.0
     """the same, where the player's gradient has grown as well and accounts for it"""
-    update_drift: float = 1.5
-    """times the past's step of both players at once: exploding slowly"""
-    update_drift_deviations: float = 1.0
-    """robust standard deviations (at least 5%) by which both have to leave their past"""
+    update_drift: float = 1.36
+    """times the step of a while ago, of both players at once, their geometric mean: exploding slowly"""
+    update_drift_d: float = 1.45
+    """the same of the discriminator alone, whose steps are the steadier"""
+    hidden_fading: float = 0.8
+    """of a hidden output's variance a while ago, in the generator, by which longer steps are what comes of it"""
     update_alone: float = 1.25
     """times the growth of the player's gradient by which that of its step is not accounted for by it"""
     gradient_decay: float = 0.02
@@ -97,6 +99,14 @@ class Thresholds:
     """times the coverage that a quarter of the past was better than, for both to agree"""
     gap_thinning: float = 1.2
     """times the gap between mean logits that a quarter of the past was below, likewise"""
+    features_thinning: float = 1.2
+    """fourth root of coverage's growth, over the shares of the past's distance between fakes, seen and in D's features,
+    for the three to agree"""
+    diversity_fall: float = 0.88
+    """of the 12 observations before in which fakes were the furthest apart, in the median of the last 12: modes are
+    being lost, however slowly"""
+    fall_deviations: float = 4.0
+    """robust standard deviations (at least 2%) of the past until then by which it then has to be left"""
     neighbours: float = 0.1
     """distance from a fake to its nearest fake, over the same of real samples, below which G repeats itself"""
     coverage_growth: float = 4.0
@@ -134,6 +144,9 @@ class Thresholds:
     """mean squared change between observations over the variance (von Neumann's ratio; 2 for noise): slow swings"""
     swing_of_both: float = 5.0
     """times the gap between mean logits by which both swing together, and at least 1: the equilibrium is circled"""
+    turning: float = 0.75
+    """ranking that a tenth of the past was above, while another was below ½ and fakes are far off: D has it right and
+    wrong by turns"""
     ranking_swing: float = 0.5
     """fall of the probability of a right ranking, and rise after it, within 24 observations: D is led around"""
     swings: int = 4

@@ -220,12 +220,46 @@ def test_modes_are_lost_only_where_there_were_any(coverage: float) -> None:
     assert failures(judged(records[: past + 10])) == (["mode-collapse"] if coverage < Thresholds().coverage else [])
 
 
+@pytest.mark.parametrize(
+    ("rankings", "verdicts"),
+    [
+        ((0.6, 0.6), ["mode-collapse"]),
+        ((0.5, 0.5), ["discriminator-blind"]),
+        ((0.85, 0.6), ["mode-collapse"]),
+        ((0.45, 0.6), ["mode-collapse"]),
+        ((0.85, 0.4), ["oscillating"]),
+        ((0.8, 0.22), ["oscillating"]),
+    ],
+)
+def test_fakes_that_are_far_off_oscillate_where_d_has_them_right_and_wrong_by_turns(
+    rankings: tuple[float, float], verdicts: list[str]
+) -> None:
+    records = healthy()
+    for place, record in enumerate(records):
+        record |= {"coverage": 12.0, "ranking": rankings[place // 30 % 2]}
+    assert failures(judged(records[:90]))[:1] == verdicts
+
+
 @pytest.mark.parametrize("share", [0.95, 0.92])
 def test_a_slow_drift_of_some_percent_is_none(share: float) -> None:
     records = healthy()
     for since, record in enumerate(records[ONSET:]):
         record["diversity"] *= max(share, 0.99**since)
     assert failures(judged(records)) == []
+
+
+@pytest.mark.parametrize(("first", "last", "verdicts"), [(0.98, 0.83, ["mode-collapse"]), (1.14, 0.99, [])])
+def test_what_falls_ever_so_slowly_is_told_by_the_best_there_was(
+    first: float, last: float, verdicts: list[str]
+) -> None:
+    """The median of the past falls with it. Fakes that come down to the data, from further apart, lose nothing."""
+    records = healthy()
+    for place, record in enumerate(records):
+        record["diversity"] *= (first + (last - first) * place / len(records)) / 0.95
+    judge = judged(records)
+    assert failures(judge) == verdicts
+    if verdicts:
+        assert "of what it had long been" in judge.verdict.evidence
 
 
 @pytest.mark.parametrize(
@@ -238,13 +272,18 @@ def test_a_slow_drift_of_some_percent_is_none(share: float) -> None:
         ({"diversity": 0.92, "logit_gap": 1.5}, set()),
         ({"coverage": 1.25, "logit_gap": 1.5}, set()),
         ({"diversity": 0.92, "coverage": 1.25, "logit_gap": 1.5}, {"mode-collapse"}),
+        ({"feature_diversity": 0.8}, set()),
+        ({"diversity": 0.97, "feature_diversity": 0.8}, set()),
+        ({"diversity": 0.92, "feature_diversity": 0.82}, {"mode-collapse"}),
         ({"G": 2.2}, set()),
         ({"D": 2.2}, set()),
         ({"D": 2.2, "G": 2.2}, {"exploding-gradients"}),
+        ({"D": 1.35, "G": 1.9}, set()),
+        ({"D": 1.9, "G": 1.35}, {"exploding-gradients"}),
     ],
 )
 def test_a_small_drift_counts_where_signs_agree(changes: dict[str, float], verdicts: set[str]) -> None:
-    """Fakes alike, far, and easily told; both players' steps. Fewer, by as much, are what trainings do."""
+    """Fakes alike, far, and easily told, or alike in D's features; both players' steps. Fewer are what trainings do."""
     records = healthy()
     for record in records[ONSET:]:
         for name, factor in changes.items():
@@ -279,6 +318,42 @@ def test_steps_that_grow_with_the_gradient_have_to_grow_further_to_explode(
         layer = next(layer for layer in record["sigma"] if layer.startswith("G."))
         record["sigma"][layer] *= sigma
     assert set(failures(judged(records))) == set(verdicts)
+
+
+@pytest.mark.parametrize(
+    ("signal", "layer", "a_record", "verdicts"),
+    [
+        ("", "", 1.0, ["exploding-gradients"]),
+        ("hidden_variance", "G.conv", 0.96, []),
+        ("hidden_variance", "D.conv", 0.96, ["exploding-gradients"]),
+        ("sigma", "G.conv", 1.06, ["spectral-explosion"]),
+    ],
+)
+def test_steps_that_have_shrunk_are_seen_to_grow_before_they_are_longer_than_in_the_past(
+    signal: str, layer: str, a_record: float, verdicts: list[str]
+) -> None:
+    """From a third of the past's median on, by 3% a record. Where a layer fades or its σ₀ grows, they come of that."""
+    records = healthy()
+    for since, record in enumerate(records, -ONSET):
+        for of in record["update_ratio"]:
+            record["update_ratio"][of] *= 3 if since < -ONSET // 2 else 1.03 ** max(0, min(since, 36))
+        if signal and since > 0:
+            record[signal][layer] *= a_record**since
+    judge = judged(records)
+    assert failures(judge) == verdicts
+    if verdicts == ["exploding-gradients"]:
+        first = next(one for one in judge.timeline if one.is_failing)
+        assert first.step < records[ONSET + 26]["step"]
+        assert "as far a step as a while ago" in first.evidence
+
+
+@pytest.mark.parametrize("factor", [30.0, 0.03])
+def test_one_wild_step_is_no_growth_of_steps(factor: float) -> None:
+    for at in (70, 90):
+        records = healthy()
+        for layer in records[at]["update_ratio"]:
+            records[at]["update_ratio"][layer] *= factor
+        assert failures(judged(records)) == []
 
 
 def test_a_warm_up_of_the_rates_is_no_explosion() -> None:
@@ -401,6 +476,24 @@ def test_the_past_is_not_taught_by_what_is_not_to_be_remembered() -> None:
     for step in range(100):
         series.append(step, 1.0 if step < 50 else 100.0, remember=step < 50)
     assert (series.usual(), series.now) == (1.0, 100.0)
+
+
+def test_growth_of_late_and_a_fall_from_the_best_are_those_of_the_values() -> None:
+    """Of values that rise by 1% an observation, then fall by 2%; nothing has grown where there are too few."""
+    values = [1.01 ** min(step, 60) * 0.98 ** max(0, step - 60) for step in range(80)]
+    series = Series()
+    for step, value in enumerate(values):
+        if step == 30:
+            assert series.lately() == 1.0
+        series.append(step, value, remember=True)
+    logs = [math.log(value) for value in values]
+    assert series.lately() == pytest.approx(math.exp(sum(logs[68:]) / 12 - sum(logs[48:64]) / 16))
+    best = max(sum(logs[end - 12 : end]) / 12 for end in range(12, 76))
+    middle = math.log(values[73]) / 2 + math.log(values[74]) / 2
+    share, deviation = series.fall(values[-12:], most=10.0)
+    assert share == pytest.approx(math.exp(middle - best), rel=1e-4)
+    assert deviation < 0
+    assert series.fall(values[-12:], most=1.0)[0] == pytest.approx(math.exp(middle), rel=1e-4)
 
 
 def test_a_threshold_is_above_zero() -> None:
