@@ -36,6 +36,9 @@ Vectors = tuple[Tensor, Tensor]
 Derivative = tuple[Tensor, Tensor, Vectors | None, Vectors | None, float, float, float]
 """the gradient of what a weight was made to; the weight; its vectors by rows and by columns, None where a direction is
 not used; the factor; σ̄; and the least σ̄ that is not taken for zero"""
+Following = tuple[int, int, int, int, int]
+"""a weight's first dimension, the product of all others, how many vectors are followed, by how many steps of block
+Lanczos, and how many values are wanted"""
 
 
 def is_built() -> bool:
@@ -133,15 +136,14 @@ def threads_for(entries: int) -> int:
     return torch.get_num_threads() if entries > ONE_THREAD else 1
 
 
-def follow(weights: list[Tensor], jobs: list[tuple[int, int, int, int, int, int]]) -> tuple[Tensor, ...]:
+def follow(weights: list[Tensor], bases: list[Tensor], jobs: list[Following]) -> tuple[Tensor, ...]:
     """One round of following the largest singular values of each weight, as ``poise.spectra.tracking`` does it.
 
     Args:
         weights: with an ``address``, of one or more entries.
-        jobs: of each its first dimension, the product of all others, how many vectors are followed, by how many steps
-            of block Lanczos, how many values are wanted, and the address of the basis: that many orthonormal vectors of
-            the shorter of the two sizes. The next basis takes its place; a weight of zeros, or with NaN or infinity,
-            leaves it as it is.
+        bases: for each, with an address too, orthonormal vectors of the shorter side, shape (count, that). The next
+            basis takes its place; a weight of zeros, or with NaN or infinity, leaves it as it is.
+        jobs: one for each.
 
     Returns:
         The values of each, shape (wanted,), descending; NaN for a weight with NaN or infinity.
@@ -151,8 +153,8 @@ def follow(weights: list[Tensor], jobs: list[tuple[int, int, int, int, int, int]
     values = memory.data_ptr()
     numbers: list[float] = []
     entries = 0
-    for weight, job in zip(weights, jobs, strict=True):
-        numbers += (*job, weight.data_ptr(), values)
+    for weight, basis, job in zip(weights, bases, jobs, strict=True):
+        numbers += (*job, basis.data_ptr(), weight.data_ptr(), values)
         values += 4 * job[4]
         entries += job[0] * job[1]
     _cpu.follow(numbers, threads_for(entries))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,11 @@ DIRECT_ROWS = 2048  # up to here a tracker starts with an eigendecomposition of 
 
 
 class Plan(NamedTuple):
-    """How a weight of a shape is followed by kernels, its basis among what they are told."""
+    """How a weight of a shape is followed by kernels, from a basis."""
 
     shape: torch.Size
     basis: Tensor
-    job: tuple[int, int, int, int, int, int]
+    job: kernels.Following
 
 
 class SpectrumTracker:
@@ -83,6 +83,10 @@ class SpectrumTracker:
         self.batches.clear()
         self._plans.clear()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "batches": {}, "_plans": {}}  # made again: parts of them are one memory, or an object
+
+    @torch.no_grad()
     def __call__(self) -> dict[str, Tensor]:
         """One round for each layer.
 
@@ -91,28 +95,29 @@ class SpectrumTracker:
             (float64 for a float64 weight). NaN for a weight with NaN or infinity, until it is finite again. The host
             waits for a CUDA device once a call, as whoever reads values does.
         """
-        small = self._small() if kernels.is_built() else {}
-        if len(small) == len(self.layers):
+        weights = {name: read(layer, self.which) for name, layer in self.layers.items()}
+        small = self._small(weights) if kernels.is_built() else {}
+        if len(small) == len(weights):
             return small
-        others = self._others({name: layer for name, layer in self.layers.items() if name not in small})
-        return {name: small[name] if name in small else others[name] for name in self.layers}
+        others = self._others({name: weight for name, weight in weights.items() if name not in small})
+        return {name: small[name] if name in small else others[name] for name in weights}
 
-    def _small(self) -> dict[str, Tensor]:
+    def _small(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """One round for each small weight of a CPU, whose operators would take longer to call than what they do."""
-        names, weights, jobs = [], [], []
-        for name, layer in self.layers.items():
-            weight = read(layer, self.which)
+        followed, bases, jobs = {}, [], []
+        for name, weight in weights.items():
             if not kernels.address(weight) or not 0 < weight.numel() < LARGE:
                 continue
             basis, plan = self.bases.get(name), self._plans.get(name)
             if plan is None or plan.basis is not basis or plan.shape != weight.shape:
                 plan = self._plans[name] = self._plan(name, weight)
-            names.append(name)
-            weights.append(weight)
+            followed[name] = weight
+            bases.append(plan.basis)
             jobs.append(plan.job)
-        return dict(zip(names, kernels.follow(weights, jobs), strict=True)) if names else {}
+        return (
+            dict(zip(followed, kernels.follow(list(followed.values()), bases, jobs), strict=True)) if followed else {}
+        )
 
-    @torch.no_grad()
     def _plan(self, name: str, weight: Tensor) -> Plan:
         """How a weight is followed from the basis that is known, if it fits, or from one found anew."""
         matrix = weight.detach().flatten(1)
@@ -122,14 +127,11 @@ class SpectrumTracker:
             with torch.inference_mode(False):
                 basis = _leading(narrow.clone(), count).clone(memory_format=torch.contiguous_format)
         self.bases[name] = basis
-        rows, columns = matrix.shape
-        wanted, steps = min(self.k, count), _steps(narrow)
-        return Plan(weight.shape, basis, (rows, columns, count, steps, wanted, basis.data_ptr()))
+        return Plan(weight.shape, basis, (*matrix.shape, count, _steps(narrow), min(self.k, count)))
 
-    @torch.no_grad()
-    def _others(self, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
-        """One round for each of these layers, those that are alike together."""
-        matrices = {name: _matrix(read(layer, self.which)) for name, layer in layers.items()}
+    def _others(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One round for each of these weights, those that are alike together."""
+        matrices = {name: _matrix(weight) for name, weight in weights.items()}
         values = dict.fromkeys(matrices, torch.empty(0))
         for names in _together(matrices):
             group = [matrices[name] for name in names]

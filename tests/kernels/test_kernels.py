@@ -226,8 +226,7 @@ def test_following_finds_the_largest_singular_values(tall, steps, count):
     basis = torch.linalg.qr(randn(6, count, seed=1)).Q.t().contiguous()
     true = torch.linalg.svdvals(weight.double())
     for _ in range(200):
-        job = (*weight.shape, count, steps, min(count, 3), basis.data_ptr())
-        (values,) = kernels.follow([weight], [job])
+        (values,) = kernels.follow([weight], [basis], [(*weight.shape, count, steps, min(count, 3))])
         assert (values.double() <= true[: len(values)] * (1 + 1e-5)).all()
         near(basis @ basis.t(), torch.eye(count, dtype=torch.float64))
     near(values, true[: min(count, 3)])
@@ -240,7 +239,7 @@ def test_following_a_weight_that_tells_nothing_keeps_the_basis(entry):
     weight = torch.full((6, 50), entry)
     basis = torch.linalg.qr(randn(6, 4)).Q.t().contiguous()
     before = basis.clone()
-    (values,) = kernels.follow([weight], [(6, 50, 4, 1, 3, basis.data_ptr())])
+    (values,) = kernels.follow([weight], [basis], [(6, 50, 4, 1, 3)])
     assert (values == 0).all() if entry == 0 else values.isnan().all()
     assert torch.equal(basis, before)
 
@@ -248,7 +247,7 @@ def test_following_a_weight_that_tells_nothing_keeps_the_basis(entry):
 def test_following_a_weight_of_rank_one_keeps_a_basis():
     weight, basis = torch.outer(unit(6), 3 * unit(50)), torch.linalg.qr(randn(6, 4)).Q.t().contiguous()
     for steps in (1, 0):
-        (values,) = kernels.follow([weight], [(6, 50, 4, steps, 3, basis.data_ptr())])
+        (values,) = kernels.follow([weight], [basis], [(6, 50, 4, steps, 3)])
         near(values, torch.tensor([3.0, 0, 0], dtype=torch.float64), 1e-3)  # a zero is the root of a rounding error
         near(basis @ basis.t(), torch.eye(4, dtype=torch.float64))
 

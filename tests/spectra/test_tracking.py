@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -175,6 +176,23 @@ def test_a_drifting_weight_of_any_shape_is_followed(rows, columns, seed):
     for step in range(6):
         layer.weight.data += 2e-3 * randn(rows, columns, seed=seed + step)
         assert_near(tracker(), layer)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda tracker: pickle.loads(pickle.dumps(tracker))])
+def test_a_copy_follows_on_its_own(copied):
+    module = network()
+    tracker = SpectrumTracker(module)
+    tracker()
+    before = copy.deepcopy(tracker.bases)
+    twin = copied(tracker)
+    for layer in twin.layers.values():
+        layer.weight.data += 0.1 * randn(*layer.weight.shape)
+    for _ in range(40):
+        found = twin()
+    for name, values in found.items():
+        torch.testing.assert_close(values.double(), true_values(twin.layers[name]), rtol=1e-3, atol=1e-30)
+        assert torch.equal(tracker.bases[name], before[name])
+    assert_near(tracker(), module)
 
 
 def test_a_small_value_beside_a_large_one_keeps_its_digits():
