@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -34,7 +35,8 @@ def read(layer: nn.Module, which: str) -> Tensor:
     if weight is None and which == "original":
         weight = _original(layer)
     if weight is None:
-        weight = effective_weight(layer)
+        with torch.no_grad():
+            weight = effective_weight(layer)
     return weight.transpose(0, 1).contiguous() if isinstance(layer, TRANSPOSED) else weight
 
 

@@ -86,7 +86,6 @@ class SpectrumTracker:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "batches": {}, "_plans": {}}  # made again: parts of them are one memory, or an object
 
-    @torch.no_grad()
     def __call__(self) -> dict[str, Tensor]:
         """One round for each layer.
 
@@ -118,6 +117,7 @@ class SpectrumTracker:
             dict(zip(followed, kernels.follow(list(followed.values()), bases, jobs), strict=True)) if followed else {}
         )
 
+    @torch.no_grad()
     def _plan(self, name: str, weight: Tensor) -> Plan:
         """How a weight is followed from the basis that is known, if it fits, or from one found anew."""
         matrix = weight.detach().flatten(1)
@@ -129,6 +129,7 @@ class SpectrumTracker:
         self.bases[name] = basis
         return Plan(weight.shape, basis, (*matrix.shape, count, _steps(narrow), min(self.k, count)))
 
+    @torch.no_grad()
     def _others(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """One round for each of these weights, those that are alike together."""
         matrices = {name: _matrix(weight) for name, weight in weights.items()}
