@@ -71,6 +71,8 @@ def power_rounds(jobs: list[Job], is_divided: bool) -> list[tuple[Round | None, 
         if not of_weight or (row_u is not None and not of_row) or (column_u is not None and not of_column):
             return None
         outer, middle, kernel = places(weight.shape)
+        if (of_row and row_u.numel() != outer) or (of_column and column_u.numel() != middle):  # type: ignore[union-attr]
+            return None  # a weight of another shape than before: operators say so
         if is_divided:
             quotient = torch.empty_like(weight)
             if type(quotient) is not Tensor:
@@ -118,13 +120,18 @@ def derivatives(jobs: list[Derivative]) -> list[Tensor] | None:
             vectors[2:] = address(by_columns[0]), address(by_columns[1])
         of_grad, of_weight = address(grad), address(weight)
         known = vectors.count(0) == 2 * ((by_rows is None) + (by_columns is None))
-        if not of_grad or not of_weight or not known:
+        if not of_grad or not of_weight or not known or grad.shape != weight.shape:
+            return None
+        outer, middle, kernel = places(weight.shape)
+        if by_rows is not None and (by_rows[0].numel(), by_rows[1].numel()) != (outer, middle * kernel):
+            return None
+        if by_columns is not None and (by_columns[0].numel(), by_columns[1].numel()) != (middle, outer * kernel):
             return None
         out = torch.empty_like(grad)
         of_out = address(out)
         if not of_out:
             return None
-        numbers += (*places(weight.shape), of_grad, of_weight, of_out, *vectors, factor, sigma, eps)
+        numbers += (outer, middle, kernel, of_grad, of_weight, of_out, *vectors, factor, sigma, eps)
         made.append(out)
         entries += out.numel()
     _cpu.derivatives(numbers, threads_for(entries))

@@ -198,6 +198,19 @@ def test_what_is_no_plain_memory_is_left_to_operators(build):
     assert kernels.derivatives([(plain, plain, (u, v.double()), None, 1.0, 1.0, 0.0)]) is None
 
 
+def test_vectors_and_gradients_of_another_size_are_left_to_operators():
+    weight, u, v = randn(4, 3, 2), unit(4), unit(6)
+    assert kernels.power_rounds([(weight, unit(5), None, 1.0, 0.0)], False) is None
+    assert kernels.power_rounds([(weight, None, unit(4), 1.0, 0.0)], False) is None
+    for grad, by_rows, by_columns in (
+        (randn(4, 3), (u, v), None),
+        (weight, (u, unit(5)), None),
+        (weight, None, (u, v)),
+        (weight, (unit(3), v), None),
+    ):
+        assert kernels.derivatives([(grad, weight, by_rows, by_columns, 1.0, 1.0, 0.0)]) is None
+
+
 def test_nothing_is_computed_where_new_tensors_are_only_imagined():
     weight, u, v = randn(4, 3), unit(4), unit(3)
     with FakeTensorMode(allow_non_fake_inputs=True):
